@@ -80,6 +80,9 @@ class Config:
         return result
 
 
+read_config = Config.from_dict
+
+
 def _pytree[C: type](cls: C) -> C:
     """A frozen dataclass whose fields are all children of a pytree."""
     return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
