@@ -6,7 +6,9 @@ import sys
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}({record.name.removeprefix('zml.')}): {record.getMessage()}"
+        return (
+            f"{record.levelname.lower()}({record.name.removeprefix('zml.')}): {record.getMessage()}"
+        )
 
 
 def get(name: str) -> logging.Logger:

@@ -73,10 +73,11 @@ def run(engine: Engine, options: Options, sampling: Sampling) -> int:
 def _answer(
     engine: Engine, options: Options, sampling: Sampling, history: list[Message], text: str
 ) -> None:
-    if options.raw:
-        prompt = engine.encode(text)
-    else:
-        prompt = engine.encode_chat([*history, {"role": "user", "content": text}])
+    prompt = (
+        engine.encode(text)
+        if options.raw
+        else engine.encode_chat([*history, {"role": "user", "content": text}])
+    )
     answer = ""
     with _interruptible() as interrupt:
         for piece in engine.generate(

@@ -49,50 +49,97 @@ class Options:
 
 def _define() -> flags.FlagValues:
     values = flags.FlagValues()
-    known = {"flag_values": values}
-    flags.DEFINE_boolean("help", False, "Print this and exit.", short_name="h", **known)
+    flags.DEFINE_boolean("help", False, "Print this and exit.", short_name="h", flag_values=values)
     flags.DEFINE_string(
-        "model", None, "Folder of a checkpoint in Hugging Face's layout. Default: the embedded demo.", **known
+        "model",
+        None,
+        "Folder of a checkpoint in Hugging Face's layout. Default: the embedded demo.",
+        flag_values=values,
     )
     flags.DEFINE_string(
-        "prompt", None, "The prompt. Absent: chat on a terminal, else the prompt is read from stdin.", **known
+        "prompt",
+        None,
+        "The prompt. Absent: chat on a terminal, else the prompt is read from stdin.",
+        flag_values=values,
     )
-    flags.DEFINE_boolean("raw", False, "Continue the prompt as it stands, without the chat template.", **known)
+    flags.DEFINE_boolean(
+        "raw",
+        False,
+        "Continue the prompt as it stands, without the chat template.",
+        flag_values=values,
+    )
     flags.DEFINE_list(
-        "prompt_token_ids", None, "The prompt as token ids, 1,2,3; no tokenizer is needed then.", **known
+        "prompt_token_ids",
+        None,
+        "The prompt as token ids, 1,2,3; no tokenizer is needed then.",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "seqlen", None, "Context in tokens, prompt and answer. Default: the model's own, at most 2048.",
-        lower_bound=1, **known,
+        lower_bound=1, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer(
         "max_new_tokens", None, "Stop after so many tokens. Default: when the context is full.",
-        lower_bound=1, **known,
+        lower_bound=1, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_float(
-        "temperature", None, "0 is greedy. Default, as for the next three: what generation_config.json says.", **known
+        "temperature",
+        None,
+        "0 is greedy. Default, as for the next three: what generation_config.json says.",
+        flag_values=values,
     )
-    flags.DEFINE_integer("top_k", None, "Sample among the k likeliest tokens only; 0: all.", **known)
-    flags.DEFINE_float("top_p", None, "Sample among the likeliest tokens that make up this probability.", **known)
-    flags.DEFINE_float("min_p", None, "Drop tokens less likely than this share of the likeliest.", **known)
-    flags.DEFINE_integer("seed", 0, "Seed of the sampling: same seed, same text.", **known)
-    flags.DEFINE_multi_string("stop", [], "End the answer before this text. May be repeated.", **known)
-    flags.DEFINE_boolean("ignore_eos", False, "Go on after an end-of-sequence token.", **known)
-    flags.DEFINE_string("platform", "auto", "auto or cpu.", **known)
+    flags.DEFINE_integer(
+        "top_k", None, "Sample among the k likeliest tokens only; 0: all.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "top_p",
+        None,
+        "Sample among the likeliest tokens that make up this probability.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "min_p",
+        None,
+        "Drop tokens less likely than this share of the likeliest.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of the sampling: same seed, same text.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "stop", [], "End the answer before this text. May be repeated.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "ignore_eos", False, "Go on after an end-of-sequence token.", flag_values=values
+    )
+    flags.DEFINE_string("platform", "auto", "auto or cpu.", flag_values=values)
     flags.DEFINE_integer(
         "cpu_device_count", 1, "Split the CPU into so many devices and the model over them.",
-        lower_bound=1, upper_bound=256, **known,
+        lower_bound=1, upper_bound=256, flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_string("backend", "auto", "Attention backend: auto or vanilla.", **known)
+    flags.DEFINE_string(
+        "backend", "auto", "Attention backend: auto or vanilla.", flag_values=values
+    )
     flags.DEFINE_enum(
         "dtype", "auto", ["auto", "float32", "bfloat16", "float16"],
-        "What weights and KV cache are held in. auto: float32 on cpu, the checkpoint's elsewhere.", **known,
+        "What weights and KV cache are held in. auto: float32 on cpu, the checkpoint's elsewhere.", flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_string("quantize", "none", "none.", **known)
-    flags.DEFINE_boolean("dry_run", False, "Print the memory plan and exit; weights are not loaded.", **known)
-    flags.DEFINE_string("profile", None, "Write a profile of the generation into this folder.", **known)
-    flags.DEFINE_boolean("json", False, "Print one JSON object instead of the text.", **known)
-    flags.DEFINE_boolean("debug", False, "Show debug log lines, and tracebacks of errors.", **known)
+    flags.DEFINE_string("quantize", "none", "none.", flag_values=values)
+    flags.DEFINE_boolean(
+        "dry_run",
+        False,
+        "Print the memory plan and exit; weights are not loaded.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "profile", None, "Write a profile of the generation into this folder.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "json", False, "Print one JSON object instead of the text.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "debug", False, "Show debug log lines, and tracebacks of errors.", flag_values=values
+    )
     return values
 
 
@@ -107,13 +154,19 @@ def parse(argv: Sequence[str]) -> Options | None:
     except flags.Error as error:
         raise UsageError(f"{error} (--help lists the flags)") from error
     if rest:
-        raise UsageError(f"unexpected argument {rest[0]!r}: flags are given as --name=value (--help lists them)")
+        raise UsageError(
+            f"unexpected argument {rest[0]!r}: flags are given as --name=value (--help lists them)"
+        )
     if values.help:
         sys.stdout.write(_help(values))
         return None
     ids = values.prompt_token_ids
     options = Options(
-        **{name: getattr(values, name) for name in Options.__annotations__ if name not in ("prompt_token_ids", "stop")},
+        **{
+            name: getattr(values, name)
+            for name in Options.__annotations__
+            if name not in ("prompt_token_ids", "stop")
+        },
         prompt_token_ids=None if ids is None else _token_ids(ids),
         stop=tuple(values.stop),
     )
@@ -143,9 +196,13 @@ def _check(options: Options) -> None:
     if options.prompt is not None and options.prompt_token_ids is not None:
         raise UsageError("--prompt and --prompt_token_ids are both the prompt: give one of them")
     if options.raw and options.prompt_token_ids is not None:
-        raise UsageError("--raw is about a text prompt; --prompt_token_ids never goes through a chat template")
+        raise UsageError(
+            "--raw is about a text prompt; --prompt_token_ids never goes through a chat template"
+        )
     if options.model == "":
-        raise UsageError("--model is empty: expected a folder; leave the flag out for the embedded demo")
+        raise UsageError(
+            "--model is empty: expected a folder; leave the flag out for the embedded demo"
+        )
     if "" in options.stop:
         raise UsageError("--stop is empty: expected a text that ends the answer")
     if options.platform not in ("auto", "cpu"):

@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except MemoryError as error:
-        _complain(f"error(llm): out of memory: {error}; try --dry_run, a smaller --seqlen or --dtype=bfloat16")
+        _complain(
+            f"error(llm): out of memory: {error}; try --dry_run, a smaller --seqlen or --dtype=bfloat16"
+        )
         return 1
 
 
@@ -104,7 +106,15 @@ def _dry_run(engine: "Engine", options: Options) -> int:
 
     plan = engine.memory_plan()
     if options.json:
-        print(json.dumps({"model": options.model or str(_DEMO), "memory_plan": vars(plan), "total": plan.total}))
+        print(
+            json.dumps(
+                {
+                    "model": options.model or str(_DEMO),
+                    "memory_plan": vars(plan),
+                    "total": plan.total,
+                }
+            )
+        )
     else:
         print(plan)
     return 0

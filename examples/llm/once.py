@@ -25,7 +25,9 @@ def run(engine: Engine, options: Options, sampling: Sampling, began: float) -> i
     startup = time.perf_counter() - began
     tokens: list[int] = []
     text: list[str] = []
-    for piece in engine.generate(prompt, sampling, options.max_new_tokens, options.stop, options.ignore_eos):
+    for piece in engine.generate(
+        prompt, sampling, options.max_new_tokens, options.stop, options.ignore_eos
+    ):
         if piece.token is not None:
             tokens.append(piece.token)
         text.append(piece.text)
@@ -60,7 +62,9 @@ def _prompt_ids(engine: Engine, options: Options) -> list[int]:
         if engine.has_tokenizer:
             engine.open_tokenizer()
         elif options.stop:
-            raise CheckpointError("--stop needs text, and the checkpoint has no tokenizer.json to make it with")
+            raise CheckpointError(
+                "--stop needs text, and the checkpoint has no tokenizer.json to make it with"
+            )
         return list(options.prompt_token_ids)
     prompt = options.prompt if options.prompt is not None else _read_stdin()
     if not prompt and options.model is None and options.prompt is None:
@@ -81,7 +85,9 @@ def _read_stdin() -> str:
     if sys.stdin is None:
         return ""
     if sys.stdin.isatty():
-        raise UsageError("--json needs a prompt: give --prompt=TEXT, --prompt_token_ids=1,2,3, or a text on stdin")
+        raise UsageError(
+            "--json needs a prompt: give --prompt=TEXT, --prompt_token_ids=1,2,3, or a text on stdin"
+        )
     try:
         return sys.stdin.read().strip("\n")
     except UnicodeDecodeError as error:
@@ -89,7 +95,12 @@ def _read_stdin() -> str:
 
 
 def _report(
-    engine: Engine, options: Options, prompt: list[int], tokens: list[int], text: str, startup: float
+    engine: Engine,
+    options: Options,
+    prompt: list[int],
+    tokens: list[int],
+    text: str,
+    startup: float,
 ) -> dict[str, Any]:
     stats, timings = engine.session.stats, engine.timings
     unit = 1 if sys.platform == "darwin" else 1024  # what ru_maxrss counts in

@@ -19,8 +19,8 @@ _LOG = log.get("compile")
 
 def default_folder() -> Path:
     """${XDG_CACHE_HOME:-$HOME/.cache}/zml/executables."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "zml" / "executables"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "zml" / "executables"
 
 
 class ExecutableCache:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jaxlib
 from jax.experimental import serialize_executable
+from jaxlib.version import __version__ as jaxlib_version
 
 from zml import log
 from zml.compile.cache import ExecutableCache
@@ -61,7 +61,7 @@ def compile_function(
 
 
 def _key(program: str, target: str) -> str:
-    parts = (program, target, jax.__version__, jaxlib.__version__, os.environ.get("XLA_FLAGS", ""))
+    parts = (program, target, jax.__version__, jaxlib_version, os.environ.get("XLA_FLAGS", ""))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -74,5 +74,7 @@ def _deserialize(blob: bytes | None, client: Any, devices: Sequence[jax.Device])
             payload, in_tree, out_tree, backend=client, execution_devices=devices
         )
     except Exception as error:  # whatever a program of another build may raise: it is compiled anew
-        log.get("compile").warning("a cached program could not be read (%s); compiling it anew", error)
+        log.get("compile").warning(
+            "a cached program could not be read (%s); compiling it anew", error
+        )
         return None

@@ -24,7 +24,9 @@ _FLOATS: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _READERS = 4
-_ALIGNMENT = 64  # bytes; PJRT's CPU client aliases memory that is so aligned and copies other memory
+_ALIGNMENT = (
+    64  # bytes; PJRT's CPU client aliases memory that is so aligned and copies other memory
+)
 
 
 class Placer(Protocol):
@@ -64,9 +66,12 @@ def load(specs: Any, store: TensorStore, platform: Placer, dtype: np.dtype[Any])
     seconds = time.perf_counter() - began
     total = sum(store.entries[s.name].end - store.entries[s.name].begin for s in leaves)
     logger.info(
-        "Loaded weights [%s, %.3fs, %s/s]", binary_size(total), seconds, binary_size(total / seconds)
+        "Loaded weights [%s, %.3fs, %s/s]",
+        binary_size(total),
+        seconds,
+        binary_size(total / seconds),
     )
-    return tree.unflatten(arrays)
+    return jax.tree.unflatten(tree, arrays)
 
 
 def stored_bytes(specs: Any, store: TensorStore) -> int:

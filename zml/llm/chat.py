@@ -61,14 +61,20 @@ class ChatTemplate:
         if source is None:
             return None
         if not isinstance(source, str):
-            raise CheckpointError(f"{path}: chat_template is {type(source).__name__}, expected a string")
+            raise CheckpointError(
+                f"{path}: chat_template is {type(source).__name__}, expected a string"
+            )
         return ChatTemplate(source, path, special)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt for the assistant's next message."""
         try:
             return self._template.render(
-                messages=list(messages), add_generation_prompt=True, tools=None, documents=None, **self._special
+                messages=list(messages),
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self._special,
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise CheckpointError(f"{self._where}: the chat template failed: {error}") from error
@@ -77,7 +83,7 @@ class ChatTemplate:
 class _Generation(Extension):
     """`{% generation %}` marks the assistant's text for training; rendering is unchanged."""
 
-    tags = {"generation"}
+    tags = frozenset({"generation"})
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)
@@ -96,5 +102,3 @@ def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
 
 def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-

@@ -41,13 +41,16 @@ class Checkpoint:
         """The dtype that config.json declares (`dtype`, or `torch_dtype` before transformers 5), float32 if none."""
         value = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
         if not isinstance(value, str) or value.removeprefix("torch.") not in _DTYPES:
-            raise ConfigError(f"config.json: dtype is {value!r}, expected one of {', '.join(_DTYPES)}")
+            raise ConfigError(
+                f"config.json: dtype is {value!r}, expected one of {', '.join(_DTYPES)}"
+            )
         return value.removeprefix("torch.")
 
     def eos_token_ids(self) -> frozenset[int]:
         """The ids that end an answer: those of generation_config.json and of config.json."""
         return frozenset(
-            _token_ids(self.generation_config, "generation_config.json") + _token_ids(self.config, "config.json")
+            _token_ids(self.generation_config, "generation_config.json")
+            + _token_ids(self.config, "config.json")
         )
 
 
@@ -55,7 +58,9 @@ def read_json(path: Path, required: bool = False) -> dict[str, Any]:
     """The JSON object in a file; an empty one where the file is absent and not required."""
     if not path.is_file():
         if required:
-            raise CheckpointError(f"{path}: missing; expected a checkpoint folder as Hugging Face publishes it")
+            raise CheckpointError(
+                f"{path}: missing; expected a checkpoint folder as Hugging Face publishes it"
+            )
         return {}
     try:
         value = json.loads(path.read_text("utf-8"))
@@ -72,5 +77,7 @@ def _token_ids(config: dict[str, Any], where: str) -> list[int]:
     value = config.get("eos_token_id")
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(item) is int and item >= 0 for item in ids):
-        raise ConfigError(f"{where}: eos_token_id is {value!r}, expected a token id or a list of them")
+        raise ConfigError(
+            f"{where}: eos_token_id is {value!r}, expected a token id or a list of them"
+        )
     return ids

@@ -22,6 +22,9 @@ class MemoryPlan:
     def __str__(self) -> str:
         rows = [("weights", self.weights), ("KV cache", self.kv_cache)]
         rows += [(f"temporaries of {name}", size) for name, size in self.temporaries.items()]
-        rows += [("total, one program at a time", self.total), ("checkpoint on disk", self.checkpoint)]
+        rows += [
+            ("total, one program at a time", self.total),
+            ("checkpoint on disk", self.checkpoint),
+        ]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {binary_size(size):>10}" for name, size in rows)

@@ -57,13 +57,15 @@ class Decoder:
         )
 
     def check_prompt(self, prompt: Sequence[int]) -> None:
-        """Raises UsageError for an empty prompt, an id outside the vocabulary, and one that leaves no room to answer."""
+        """Raises UsageError for an empty prompt, an id outside the vocabulary, and a prompt that fills the context."""
         vocab = self.config.vocab_size
         if not prompt:
             raise UsageError("the prompt is empty: at least one token is expected")
         outside = [token for token in prompt if not 0 <= token < vocab]
         if outside:
-            raise UsageError(f"prompt token id {outside[0]} is outside the model's vocabulary of {vocab}")
+            raise UsageError(
+                f"prompt token id {outside[0]} is outside the model's vocabulary of {vocab}"
+            )
         if len(prompt) >= self.length:
             raise UsageError(
                 f"the prompt has {len(prompt)} tokens, the context (--seqlen={self.length}) has room for "
@@ -147,7 +149,10 @@ class Programs:
             decoder = self._decoder
             function.__name__ = name
             sampling = SamplingState(
-                *(self._abstract((), t) for t in (np.float32, np.int32, np.float32, np.float32, np.uint32))
+                *(
+                    self._abstract((), t)
+                    for t in (np.float32, np.int32, np.float32, np.float32, np.uint32)
+                )
             )
             self._compiled[name] = decoder.platform.compile(
                 function,

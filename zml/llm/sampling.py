@@ -71,14 +71,14 @@ def resolve(
     )
 
 
-def _check(
-    flag: str, value: float | None, low: float, high: float, open_low: bool = False
-) -> None:
+def _check(flag: str, value: float | None, low: float, high: float, open_low: bool = False) -> None:
     if value is None:
         return
     # Written so that NaN fails.
     if not (low <= value <= high) or (open_low and value == low):
-        raise UsageError(f"{flag}={value}: expected {'more than' if open_low else 'at least'} {low}, at most {high}")
+        raise UsageError(
+            f"{flag}={value}: expected {'more than' if open_low else 'at least'} {low}, at most {high}"
+        )
 
 
 def _number(config: dict[str, Any], key: str, default: float) -> float:
@@ -86,5 +86,7 @@ def _number(config: dict[str, Any], key: str, default: float) -> float:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ConfigError(f"generation_config.json: {key} is {value!r}, expected a number of at least 0")
+        raise ConfigError(
+            f"generation_config.json: {key} is {value!r}, expected a number of at least 0"
+        )
     return value

@@ -61,7 +61,11 @@ class Session:
         return self._run(prompt, sampling, max_new_tokens, stop_ids)
 
     def _run(
-        self, prompt: list[int], sampling: Sampling, max_new_tokens: int | None, stop_ids: frozenset[int]
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        max_new_tokens: int | None,
+        stop_ids: frozenset[int],
     ) -> Iterator[int]:
         began = time.perf_counter()
         stats = self.stats = Stats(prompt_tokens=len(prompt))

@@ -1,18 +1,12 @@
 """Choosing the next token, on the device."""
 
-from dataclasses import dataclass
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
+from zml.tree import pytree
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["temperature", "top_k", "top_p", "min_p", "seed"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+
+@pytree
 class SamplingState[T]:
     """Sampling parameters as device scalars, so that one compiled program serves every choice of them.
 
