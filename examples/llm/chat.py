@@ -53,9 +53,9 @@ def run(engine: Engine, options: Options, sampling: Sampling) -> int:
         _answer(engine, options, sampling, history, EXAMPLE_PROMPT)
     while True:
         try:
-            text = input("> ")
+            text = _read_line()
         except EOFError:
-            print()
+            print(file=sys.stderr)
             return 0
         except KeyboardInterrupt:
             print("\n(Ctrl-D ends the chat)", file=sys.stderr)
@@ -65,9 +65,22 @@ def run(engine: Engine, options: Options, sampling: Sampling) -> int:
         try:
             _answer(engine, options, sampling, history, text)
         except UsageError as error:
-            # The chat has outgrown the context: it goes on afresh rather than end.
-            print(f"error(llm): {error}; the chat begins anew", file=sys.stderr)
-            history.clear()
+            # The chat has outgrown the context: it goes on without what was said before, rather than end.
+            print(f"error(llm): {error}", file=sys.stderr)
+            if history:
+                print("The chat begins anew with your last message.", file=sys.stderr)
+                history.clear()
+                with contextlib.suppress(UsageError):
+                    _answer(engine, options, sampling, history, text)
+
+
+def _read_line() -> str:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # line editing and recall for input()
+    if sys.stdout.isatty():
+        return input("> ")
+    print("> ", end="", file=sys.stderr, flush=True)
+    return input()
 
 
 def _answer(

@@ -83,7 +83,7 @@ class ChatTemplate:
 class _Generation(Extension):
     """`{% generation %}` marks the assistant's text for training; rendering is unchanged."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)
