@@ -27,13 +27,13 @@ def test_every_flag_is_read() -> None:
         "--model=/m", "--prompt_token_ids=1,2,3", "--seqlen=7", "--max_new_tokens=3", "--temperature=0.5",
         "--top_k=4", "--top_p=0.9", "--min_p=0.1", "--seed=9", "--stop=a,b", "--stop=\n", "--ignore_eos",
         "--platform=cpu", "--cpu_device_count=2", "--backend=vanilla", "--dtype=bfloat16", "--quantize=none",
-        "--dry_run", "--profile=/p", "--json", "--debug",
+        "--profile=/p", "--json", "--debug",
     )  # fmt: skip
     assert options == Options(
         model="/m", prompt=None, raw=False, prompt_token_ids=(1, 2, 3), seqlen=7, max_new_tokens=3,
         temperature=0.5, top_k=4, top_p=0.9, min_p=0.1, seed=9, stop=("a,b", "\n"), ignore_eos=True,
         platform="cpu", cpu_device_count=2, backend="vanilla", dtype="bfloat16", quantize="none",
-        dry_run=True, profile="/p", json=True, debug=True,
+        dry_run=False, profile="/p", json=True, debug=True,
     )  # fmt: skip
 
 
