@@ -54,7 +54,8 @@ Dir::Etc::sourceparts "$work/none";
 Dir::Etc::trusted "$work/none/trusted.gpg";
 Dir::Etc::trustedparts "$work/keys";
 CONF
-  printf 'deb [arch=%s target=Packages] %s %s main\n' "$architecture" "$mirror" "$suite" >"$work/sources/list"
+  # apt would leave the packages of a file: mirror where they are; with copy: it treats them as those of any other.
+  printf 'deb [arch=%s target=Packages] %s %s main\n' "$architecture" "${mirror/#file:/copy:}" "$suite" >"$work/sources/list"
 }
 
 # $mirror is $ZML_DEBIAN_MIRROR or the first source of the host that serves a Debian release's `main`. apt itself reads
@@ -81,35 +82,37 @@ apt_mirror() {
 # The keys that may sign the index: $ZML_DEBIAN_KEYRING, or those of Debian's archive. Copied, since apt takes them only
 # by ending (.gpg binary, .asc text) and its one-line sources cannot name a path with a space.
 apt_keys() {
-  local keyring
-  for keyring in "${ZML_DEBIAN_KEYRING:-}" /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
-    [[ -r $keyring && -f $keyring ]] || continue
-    if [[ $(head -c 5 "$keyring") == ----- ]]; then
-      cp "$keyring" "$work/keys/archive.asc"
-    else
-      cp "$keyring" "$work/keys/archive.gpg"
-    fi || fail "copy the keyring $keyring" "check that file and the free space of $trees"
+  for keyring in "${ZML_DEBIAN_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}" \
+    "${ZML_DEBIAN_KEYRING:-/usr/share/keyrings/debian-archive-keyring.pgp}"; do
+    [[ -f $keyring && -r $keyring ]] || continue
+    local ending=gpg
+    if [[ $(head -c 5 "$keyring" | tr -d '\0') == ----- ]]; then ending=asc; fi
+    cp "$keyring" "$work/keys/archive.$ending" 2>>"$log" || fail "copy the keyring $keyring" "check that file"
     return
   done
-  die "the keys of Debian's archive are missing" \
-    "${ZML_DEBIAN_KEYRING:+ZML_DEBIAN_KEYRING=$ZML_DEBIAN_KEYRING, and }no /usr/share/keyrings/debian-archive-keyring.gpg" \
+  die "the keys of Debian's archive are missing" "no file $keyring" \
     "a keyring to check the signature of the suite $suite with" \
     "install the package debian-archive-keyring, or set ZML_DEBIAN_KEYRING to a copy of its keyring"
 }
 
+# Gets the signed index of the suite, or says which of its ways to fail it is.
 apt_index() {
   apt_get -q update >"$log" 2>&1 && return
-  local said
+  local said given
   said=$(grep -E '^(E|W|Err):?' "$log" | head -n 6)
+  given="$(printed "$mirror") from $mirror_from, suite $suite
+$(printed "$said")"
   progress_end
-  if grep -qi 'no space left\|enough free space' "$log"; then fail "store the package index" ""; fi
-  if grep -qE 'NO_PUBKEY|not signed|BADSIG|KEYEXPIRED|EXPKEYSIG|REVKEYSIG|NODATA|signature|OpenPGP' "$log"; then
-    die "the package index is not signed by Debian's archive" "$(printed "$mirror"), suite $suite ($mirror_from)
-$said" "a signature by one of the keys in ${ZML_DEBIAN_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}" \
-      "update the package debian-archive-keyring, or use another mirror (ZML_DEBIAN_MIRROR); a mirror with its own key needs ZML_DEBIAN_KEYRING"
+  if disk_full; then fail "store the package index" ""; fi
+  if grep -qE 'Hash Sum mismatch|unexpected size|Mirror sync' "$log"; then
+    die "the package index of the mirror does not fit its signature" "$given" "an index that the suite's signed Release file describes" \
+      "try again later (the mirror is being updated), or use another mirror (ZML_DEBIAN_MIRROR)"
   fi
-  die "no Debian mirror in reach" "$(printed "$mirror"), suite $suite ($mirror_from)
-$said" "a mirror of Debian that has the suite $suite (those of Ubuntu and other derivatives do not)" \
+  if grep -qE 'NO_PUBKEY|not signed|BADSIG|KEYEXPIRED|EXPKEYSIG|REVKEYSIG|NODATA|[Ss]ignature|OpenPGP' "$log"; then
+    die "the package index is not signed by Debian's archive" "$given" "a signature by a key in $keyring" \
+      "update the package debian-archive-keyring, or use another mirror (ZML_DEBIAN_MIRROR); for a mirror with keys of its own set ZML_DEBIAN_KEYRING"
+  fi
+  die "no Debian mirror in reach" "$given" "a mirror of Debian that has the suite $suite (those of Ubuntu and other derivatives do not)" \
     "check the network and apt's proxy settings, or set ZML_DEBIAN_MIRROR to a mirror in reach"
 }
 
@@ -128,8 +131,10 @@ apt_resolve() {
   apt_get -y --print-uris install $wanted >"$work/uris" 2>>"$log" ||
     fail "resolve the packages of tools/bootstrap/packages.txt in the suite $suite" \
       "use another mirror (ZML_DEBIAN_MIRROR), or correct the list for what the suite has now"
-  read -r packages download_bytes < <(awk '/^\047/ { n++; bytes += $3 } END { printf "%d %.0f\n", n, bytes }' "$work/uris")
-  unpacked_kib=$(awk '/^\047/ { name = $2; sub(/_.*/, "", name); print name }' "$work/uris" |
+  # Lines are 'ADDRESS' FILE BYTES HASH.
+  grep "^'" "$work/uris" | sed "s/^'[^']*' //" >"$work/files"
+  read -r packages download_bytes < <(awk '{ bytes += $2 } END { printf "%d %.0f\n", NR, bytes }' "$work/files")
+  unpacked_kib=$(sed 's/_.*//' "$work/files" |
     xargs apt-cache -c "$work/apt.conf" show --no-all-versions 2>>"$log" 9>&- |
     awk '/^Installed-Size:/ { kib += $2 } END { printf "%.0f\n", kib }')
 }

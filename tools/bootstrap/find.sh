@@ -39,7 +39,7 @@ for tool in dpkg dpkg-deb apt-get apt-cache; do
     "Bazel 7.7 or later" \
     "install bazelisk (macOS: brew install bazelisk; elsewhere: npm install -g @bazel/bazelisk), or set ZML_BAZEL to a Bazel"
 done
-if [[ -z $ZML_TREE ]]; then
+if [[ -z $ZML_TREES ]]; then
   die "there is no place to keep Bazel in" "HOME='${HOME:-}', XDG_CACHE_HOME='${XDG_CACHE_HOME:-}'" \
     "an absolute path in one of the two" "set HOME, or XDG_CACHE_HOME, to a folder that you can write in"
 fi

@@ -20,16 +20,19 @@ log=$work/log
 # listed WORD: the values of packages.txt under WORD, one a line.
 listed() { awk -v word="$1" '$1 == word { print $2 }' "$here/packages.txt"; }
 
+disk_full() { grep -qiE 'no space left on device|enough free space|quota exceeded' "$log" 2>/dev/null; }
+
 # fail STEP MEND: ends with what the step's tools said, or with the plain cause if it is a full disk.
 fail() {
   local said
-  said=$(tail -n 8 "$log" 2>/dev/null)
+  said=$(grep -hE '^(E|W|Err):' "$log" 2>/dev/null | tail -n 8)
+  said=${said:-$(tail -n 8 "$log" 2>/dev/null)}
   progress_end
-  if grep -qi 'no space left on device\|enough free space\|disk quota exceeded' "$log" 2>/dev/null; then
+  if disk_full; then
     die "the disk is full: cannot $1" "$trees on $(df -Pm "$trees" | awk 'NR == 2 { print $1 " with " $4 " MB free" }')" \
       "room for about 600 MB" "free space there, or set XDG_CACHE_HOME to a folder on another disk"
   fi
-  die "cannot $1" "$said" "success" "$2"
+  die "cannot $1" "${said:-nothing was said}" "success" "$2"
 }
 
 check_place() {

@@ -6,6 +6,7 @@
 tree_unpack() {
   local deb n=0 debs=("$work"/archives/*.deb) exclude=()
   while read -r path; do exclude+=("--exclude=./$path"); done < <(listed drop)
+  ((${#debs[@]} == packages)) || fail "find the $packages packages that apt has downloaded" "use a mirror over http:, https: or file:"
   mkdir "$work/tree" || fail "create $work/tree" "check that disk"
   : >"$log"
   for deb in "${debs[@]}"; do
@@ -19,28 +20,21 @@ tree_unpack() {
       tar -x --no-same-owner -C "$work/tree" "${exclude[@]}" 2>>"$log" 9>&- || fail "unpack ${deb##*/}" "try again"
     rm -f "$deb"
   done
-  mv "$work/tree" "$tree" || fail "move the tree to $tree" "check that disk"
+  mv "$work/tree" "$tree" 2>>"$log" || fail "move the tree to $tree" "check that disk"
 }
 
-# only PATTERN...: the one path that exists among them, else the end.
-only() {
-  [[ $# -gt 0 && -e $1 ]] || {
-    printf '%s\n' "the packages hold no such file under $tree" >>"$log"
-    fail "find $2 in the packages" "the suite has changed: correct tools/bootstrap/packages.txt"
-  }
-  printf '%s\n' "$1"
-}
-
+# Re-points what is absolute into the tree. Sets $loader, $libraries, $java (the folder of the Java run time).
 tree_settle() {
   local link to file line classpath
   find "$tree" -type l -lname '/*' -printf '%p\n%l\n' | while read -r link && read -r to; do
     [[ ! -e $tree$to ]] || ln -sfn "$tree$to" "$link" 2>>"$log" || exit 1
   done || fail "point the links of the tree into it" "check that disk"
 
-  loader=$(printf '%s\n' "$tree"/usr/lib/*-linux-gnu/ld-linux-*.so.* | head -n 1)
+  loader=$(find "$tree/usr/lib" -maxdepth 2 -path '*-linux-gnu/ld-linux*.so.*' 2>/dev/null | head -n 1)
+  loader=${loader:-$tree/usr/lib/ld-linux.so}
   libraries=${loader%/*}
-  for java in "$tree"/usr/lib/jvm/*/bin/java; do [[ -L ${java%/bin/java} ]] || break; done
-  java=${java%/bin/java}
+  java=$(find "$tree/usr/lib/jvm" -maxdepth 3 -path '*/bin/java' 2>/dev/null | head -n 1) # find follows no links
+  java=${java%/bin/java} java=${java:-$tree/usr/lib/jvm}
   for file in "$loader" "$tree/usr/bin/patchelf" "$tree/usr/bin/bazel" "$tree/usr/share/bazel" "$java/bin/java"; do
     [[ -e $file ]] && continue
     printf 'no %s\n' "$file" >>"$log"
@@ -62,7 +56,7 @@ tree_settle() {
       [[ -e $tree/usr/share/java/$file ]] || fail "find $file in the packages" "correct tools/bootstrap/packages.txt"
       printf '%s\n' "$tree/usr/share/java/$file"
     done < <(listed jar)
-  } >"$classpath.new" && mv "$classpath.new" "$classpath" || fail "write $classpath" "check that disk"
+  } >"$classpath.new" && mv "$classpath.new" "$classpath" 2>>"$log" || fail "write $classpath" "check that disk"
 }
 
 # Writes the launcher, runs what it would run, and only then gives it its name.
@@ -77,5 +71,5 @@ LAUNCHER
   chmod +x "$tree/bazel.new"
   "$tree/bazel.new" --version >>"$log" 2>&1 9>&- && "$java/bin/java" -version >>"$log" 2>&1 9>&- ||
     fail "run the Bazel that was unpacked" "report this with the lines above; meanwhile set ZML_BAZEL to another Bazel"
-  mv "$tree/bazel.new" "$tree/bazel" || fail "write $tree/bazel" "check that disk"
+  mv "$tree/bazel.new" "$tree/bazel" 2>>"$log" || fail "write $tree/bazel" "check that disk"
 }
