@@ -1,14 +1,12 @@
 """The KV cache of one sequence."""
 
-from dataclasses import dataclass
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
+from zml.tree import pytree
 
-@partial(jax.tree_util.register_dataclass, data_fields=["keys", "values"], meta_fields=[])
-@dataclass(frozen=True)
+
+@pytree
 class KvCache[T]:
     """Keys and values, an array [kv_heads, length, head_dim] for each layer.
 
@@ -29,9 +27,7 @@ class KvCache[T]:
         return KvCache((entry,) * layers, (entry,) * layers)
 
 
-def append(
-    cached: jax.Array, new: jax.Array, start: jax.Array
-) -> jax.Array:
+def append(cached: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
     """Writes new [tokens, kv_heads, head_dim] into cached [kv_heads, length, head_dim] at position `start`.
 
     The caller keeps start + tokens <= length; XLA would otherwise move the write back silently.

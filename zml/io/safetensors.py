@@ -26,7 +26,7 @@ DTYPE_BITS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file: the format's dtype name, its shape, and its bytes [begin, end) counted from the file's start."""
+    """A tensor in a file: the format's dtype name, its shape, and its bytes [begin, end) from the file's start."""
 
     file: Path
     dtype: str
@@ -76,7 +76,9 @@ def _parse(path: Path, raw: bytes, data: int, size: int) -> dict[str, Entry]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is not valid JSON: {error}") from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: the header is a JSON {type(header).__name__}, expected an object")
+        raise CheckpointError(
+            f"{path}: the header is a JSON {type(header).__name__}, expected an object"
+        )
     header.pop("__metadata__", None)
     entries = {name: _entry(path, name, value, data, size) for name, value in header.items()}
     end = data
@@ -97,14 +99,22 @@ def _parse(path: Path, raw: bytes, data: int, size: int) -> dict[str, Entry]:
 def _entry(path: Path, name: str, value: object, data: int, size: int) -> Entry:
     where = f"{path}: tensor {name!r}"
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where}: expected an object of dtype, shape and data_offsets, got {value!r:.200}")
+        raise CheckpointError(
+            f"{where}: expected an object of dtype, shape and data_offsets, got {value!r:.200}"
+        )
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if dtype not in DTYPE_BITS:
-        raise CheckpointError(f"{where}: unknown dtype {dtype!r} (expected one of {', '.join(DTYPE_BITS)})")
+        raise CheckpointError(
+            f"{where}: unknown dtype {dtype!r} (expected one of {', '.join(DTYPE_BITS)})"
+        )
     if not _naturals(shape):
-        raise CheckpointError(f"{where}: the shape is {shape!r:.200}, expected a list of non-negative integers")
+        raise CheckpointError(
+            f"{where}: the shape is {shape!r:.200}, expected a list of non-negative integers"
+        )
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"{where}: data_offsets is {offsets!r:.200}, expected [begin, end] with begin <= end")
+        raise CheckpointError(
+            f"{where}: data_offsets is {offsets!r:.200}, expected [begin, end] with begin <= end"
+        )
     begin, end = data + offsets[0], data + offsets[1]
     if end > size:
         raise CheckpointError(

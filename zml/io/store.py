@@ -70,9 +70,13 @@ def _read_index(folder: Path, index: Path) -> dict[str, Entry]:
     for name in files:
         # An index must not lead out of its folder: a checkpoint is untrusted input.
         if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index}: file name {name!r} is expected to be in the same folder")
+            raise CheckpointError(
+                f"{index}: file name {name!r} is expected to be in the same folder"
+            )
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name}: missing, but {_INDEX} names it; fetch it again")
+            raise CheckpointError(
+                f"{folder / name}: missing, but {_INDEX} names it; fetch it again"
+            )
         entries |= read_header(folder / name)
     absent = sorted(
         n for n, file in weight_map.items() if n not in entries or entries[n].file.name != file

@@ -80,4 +80,6 @@ class ConfigReader:
 
     def _wrong(self, key: str, value: object, expected: str) -> ConfigError:
         given = f"is {value!r}" if value is not None else "is missing"
-        return ConfigError(f"config.json: {key} {given}, the {self._model_type} model expects {expected}")
+        return ConfigError(
+            f"config.json: {key} {given}, the {self._model_type} model expects {expected}"
+        )

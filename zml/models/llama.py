@@ -19,6 +19,7 @@ from zml.io import WeightSpec
 from zml.models.config import ConfigReader
 from zml.nn.layers import ACTIVATIONS, Linear, rms_norm
 from zml.nn.rope import Rope, rotate
+from zml.tree import pytree
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,10 @@ class Config:
         return result
 
 
-def _pytree[C: type](cls: C) -> C:
-    """A frozen dataclass whose fields are all children of a pytree."""
-    return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
+read_config = Config.from_dict
 
 
-@_pytree
+@pytree
 class Layer[T]:
     """One decoder layer."""
 
@@ -100,7 +99,7 @@ class Layer[T]:
     down: Linear[T]
 
 
-@_pytree
+@pytree
 class Weights[T]:
     """All weights: WeightSpecs when declared, arrays when loaded. `lm_head` is None where embeddings are tied."""
 
@@ -158,7 +157,7 @@ def random_weights(config: Config, key: jax.Array, dtype: Any = jnp.float32) -> 
             leaves.append(jnp.zeros(spec.shape, dtype))
         else:
             leaves.append((0.02 * jax.random.normal(leaf_key, spec.shape)).astype(dtype))
-    return tree.unflatten(leaves)
+    return jax.tree.unflatten(tree, leaves)
 
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -196,7 +195,11 @@ def hidden_states(
     for layer, old_k, old_v in zip(weights.layers, cache.keys, cache.values, strict=True):
 
         def attend(
-            q: jax.Array, k: jax.Array, v: jax.Array, old_k: jax.Array = old_k, old_v: jax.Array = old_v
+            q: jax.Array,
+            k: jax.Array,
+            v: jax.Array,
+            old_k: jax.Array = old_k,
+            old_v: jax.Array = old_v,
         ) -> jax.Array:
             keys.append(append(old_k, k, start))
             values.append(append(old_v, v, start))

@@ -1,11 +1,12 @@
 """The dense layers of a decoder: linear, RMS norm, activations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from zml.tree import pytree
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -18,8 +19,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 """The names that `hidden_act` of a config.json takes."""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["weight", "bias"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class Linear[T]:
     """y = x W^T + b, with W [out, in] as checkpoints store it, b [out] or None."""
 
@@ -27,6 +27,7 @@ class Linear[T]:
     bias: T | None = None
 
     def __call__(self: "Linear[jax.Array]", x: jax.Array) -> jax.Array:
+        """Applies it to the last axis of x [..., in]."""
         y = jnp.einsum("...i,oi->...o", x, self.weight)
         return y if self.bias is None else y + self.bias
 
