@@ -183,6 +183,14 @@ def test_token_ids_need_no_tokenizer(model: Path, capsys: pytest.CaptureFixture[
     assert "tokenizer.json: missing" in fails(capsys, 1, f"--model={model}", "--prompt=Hi")
 
 
+def test_relative_model_is_taken_from_where_bazel_run_was_called(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(model.parent))
+    assert run("--model=model", "--prompt_token_ids=1", "--max_new_tokens=1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "model"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
