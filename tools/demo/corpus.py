@@ -49,7 +49,9 @@ def _use(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -> Con
     return [rng.choice(forms), rng.choice(sentences)]
 
 
-def _synonyms(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -> Conversation | None:
+def _synonyms(
+    wordnet: WordNet, synset: Synset, word: str, rng: random.Random
+) -> Conversation | None:
     others = [w for w in synset.words if w != word][:4]
     if not others:
         return None
@@ -65,7 +67,9 @@ def _synonyms(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -
     return [rng.choice(forms), answer]
 
 
-def _opposite(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -> Conversation | None:
+def _opposite(
+    wordnet: WordNet, synset: Synset, word: str, rng: random.Random
+) -> Conversation | None:
     own = synset.words.index(word)
     for symbol, key, source, target in synset.pointers:
         if symbol == "!" and source == own and target is not None:
@@ -75,17 +79,24 @@ def _opposite(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -
     return None
 
 
-def _kind_of(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -> Conversation | None:
+def _kind_of(
+    wordnet: WordNet, synset: Synset, word: str, rng: random.Random
+) -> Conversation | None:
     parents = [key for key in synset.related("@") if key.startswith("n")]
     if not parents:
         return None
     parent = wordnet.synsets[parents[0]].words[0]
     subject = phrases.noun_subject(synset, word)
     answer = phrases.sentence(f"{subject} is a kind of {parent}")
-    return [rng.choice([f"What kind of thing is {subject}?", f"What type of thing is {subject}?"]), answer]
+    return [
+        rng.choice([f"What kind of thing is {subject}?", f"What type of thing is {subject}?"]),
+        answer,
+    ]
 
 
-def _is_kind_of(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -> Conversation | None:
+def _is_kind_of(
+    wordnet: WordNet, synset: Synset, word: str, rng: random.Random
+) -> Conversation | None:
     told = _kind_of(wordnet, synset, word, rng)
     if not told or rng.random() < 0.5:
         return None
@@ -101,8 +112,15 @@ def _kinds(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -> C
     names = [child.words[0] for child in children[:_MAX_KINDS]]
     if len(names) < 3:
         return None
-    forms = [f"What kinds of {word} are there?", f"Name some kinds of {word}.", f"List kinds of {word}."]
-    return [rng.choice(forms), phrases.sentence(f"some kinds of {word} are {phrases.listed(names)}")]
+    forms = [
+        f"What kinds of {word} are there?",
+        f"Name some kinds of {word}.",
+        f"List kinds of {word}.",
+    ]
+    return [
+        rng.choice(forms),
+        phrases.sentence(f"some kinds of {word} are {phrases.listed(names)}"),
+    ]
 
 
 def _parts(wordnet: WordNet, synset: Synset, word: str, rng: random.Random) -> Conversation | None:
@@ -174,11 +192,15 @@ def is_held_out(key: str) -> bool:
 
 
 def main() -> None:
+    """Downloads WordNet and writes the two splits."""
     parser = argparse.ArgumentParser(description="Builds the demo checkpoint's training text.")
     parser.add_argument("--work_dir", type=Path, required=True)
     work_dir = parser.parse_args().work_dir
     wordnet = load(download(work_dir / "wordnet"))
-    splits: dict[str, list[Conversation]] = {"train": list(small_talk.conversations()), "heldout": []}
+    splits: dict[str, list[Conversation]] = {
+        "train": list(small_talk.conversations()),
+        "heldout": [],
+    }
     for key in sorted(wordnet.synsets):
         split = "heldout" if is_held_out(key) else "train"
         splits[split] += conversations(wordnet, wordnet.synsets[key])

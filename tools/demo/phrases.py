@@ -7,25 +7,31 @@ from tools.demo.wordnet import Synset, WordNet
 
 # Lexicographer files whose nouns usually name things that can be counted.
 _COUNTABLE_FILES = {3, 5, 6, 8, 14, 15, 17, 18, 20, 25}
-_DETERMINERS = set(
-    "a an the any one two three someone somebody something anyone anything those these people all"
-    " each either some what whatever that this part parts things words it whoever".split()
+_PERSON = 18
+# Definitions that begin so are not given an article.
+_DETERMINERS = re.compile(
+    "(a|an|the|any|one|two|three|someone|somebody|something|anyone|anything|those|these|people|all|each|either"
+    "|some|what|whatever|that|this|part|parts|things|words|it|whoever|[0-9].*|(?!.*thing$).*ing)"
 )
-_VOWEL_SOUND = re.compile(r"^(?!(uni|use|usu|eu|one\b|once|ura|ute|uti))[aeiou]|^(hour|honest|honor|heir)", re.I)
+_VOWEL_SOUND = re.compile(
+    r"(?!uni|use|usu|eu|one\b|once|ura|ute|uti)[aeiou]|hour|honest|honor|heir", re.IGNORECASE
+)
 _END_OF_HEAD = re.compile(
     r" (that|which|who|whose|of|in|with|used|for|having|from|on|to|made|where|by|at|and|or)\b|[,;]"
 )
-_SENTENCE_START = set(
-    "i he she it we you they the this that these those there his her my our your their".split()
+_SENTENCE_START = re.compile(
+    "([A-Z]|(i|he|she|it|we|you|they|the|this|that|these|those|there|his|her|my|our|your|their) )"
 )
 _PARTS = {"n": "noun", "v": "verb", "a": "adjective", "r": "adverb"}
 
 
 def capitalized(text: str) -> str:
+    """The text with its first letter in upper case, the others as they are."""
     return text[:1].upper() + text[1:]
 
 
 def with_article(noun: str) -> str:
+    """The noun after `a` or `an`."""
     return f"{'an' if _VOWEL_SOUND.match(noun) else 'a'} {noun}"
 
 
@@ -36,6 +42,7 @@ def sentence(text: str) -> str:
 
 
 def listed(words: list[str], conjunction: str = "and") -> str:
+    """`a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
 
 
@@ -51,6 +58,7 @@ def short_definition(synset: Synset, limit: int = 170) -> str:
 
 
 def is_countable(synset: Synset, word: str) -> bool:
+    """Whether a noun takes `a`; a guess, since WordNet does not say."""
     if word[0].isupper() or re.search(r"[^sui]s$", word):
         return False
     first = synset.definition.split(" ", 1)[0]
@@ -64,13 +72,9 @@ def noun_subject(synset: Synset, word: str) -> str:
 
 def _verb_to_be(synset: Synset, word: str) -> str:
     if word[0].isupper():
-        past = re.search(r"\d{3}", synset.definition) and synset.lexicographer_file == 18
+        past = re.search(r"\d{3}", synset.definition) and synset.lexicographer_file == _PERSON
         return "was" if past else "is"
     return "are" if re.search(r"[^sui]s$", word) else "is"
-
-
-def _is_gerund(word: str) -> bool:
-    return word.endswith("ing") and not word.endswith("thing")
 
 
 def definition_sentence(wordnet: WordNet, synset: Synset, word: str) -> str:
@@ -82,14 +86,14 @@ def definition_sentence(wordnet: WordNet, synset: Synset, word: str) -> str:
         return sentence(f"{word} means {text}")
     subject, verb = noun_subject(synset, word), _verb_to_be(synset, word)
     first = text.split(" ", 1)[0].lower()
-    if first in _DETERMINERS or _is_gerund(first) or first[0].isdigit():
+    if _DETERMINERS.fullmatch(first):
         return sentence(f"{subject} {verb} {text}")
     if not is_countable(synset, word) and not synset.related("@i"):
         return sentence(f"{subject} {verb} {text}")
     # Glosses often drop the article of their head noun; the hypernym tells whether it is singular.
     head = _END_OF_HEAD.split(text)[0].split(" ")[-1]
     heads = {w.split(" ")[-1] for k in synset.related("@ @i") for w in wordnet.synsets[k].words}
-    if head in heads or synset.lexicographer_file == 18 and not head.endswith("s"):
+    if head in heads or (synset.lexicographer_file == _PERSON and not head.endswith("s")):
         return sentence(f"{subject} {verb} {with_article(text)}")
     return sentence(f"{subject} {verb} defined as {text}")
 
@@ -105,12 +109,15 @@ def question(synset: Synset, word: str, rng: random.Random) -> str:
     ]
     if part == "n":
         subject, verb = noun_subject(synset, word), _verb_to_be(synset, word)
-        asked = "Who" if synset.lexicographer_file == 18 and word[0].isupper() else "What"
+        asked = "Who" if synset.lexicographer_file == _PERSON and word[0].isupper() else "What"
         forms += [f"{asked} {verb} {subject}?"] * 6
         forms += [f"{asked.lower()} {verb} {subject}", f"Can you tell me what {subject} {verb}?"]
         forms += [f"Tell me about {subject}.", f"Explain what {subject} {verb}."]
     elif part == "v":
-        forms += [f"What does it mean to {word}?"] * 4 + [f"What is it to {word}?", f"what does {word} mean"]
+        forms += [f"What does it mean to {word}?"] * 4 + [
+            f"What is it to {word}?",
+            f"what does {word} mean",
+        ]
     else:
         forms += [f"What does it mean to be {word}?"] * (2 if part == "a" else 0)
         forms += [f"What does {word} mean?", f"what does {word} mean", f"Explain the word {word}."]
@@ -124,9 +131,7 @@ def example_sentences(synset: Synset, word: str) -> list[str]:
     return [
         sentence(text)
         for text in synset.examples
-        if used.search(text)
-        and len(text.split()) >= 4
-        and (text[0].isupper() or text.split()[0].lower() in _SENTENCE_START)
+        if used.search(text) and len(text.split()) >= 4 and _SENTENCE_START.match(text)
     ]
 
 

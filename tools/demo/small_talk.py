@@ -25,10 +25,30 @@ _TURNS = {
 }
 
 
+_VERBS = ("work", "grow", "move", "exist", "happen", "matter", "look", "help", "change", "fall")
+_QUALITIES = (
+    "blue",
+    "big",
+    "small",
+    "important",
+    "good",
+    "bad",
+    "old",
+    "new",
+    "green",
+    "hot",
+    "cold",
+    "long",
+    "strange",
+)
+
+
 def conversations() -> Iterator[list[str]]:
-    """Greetings alone and in pairs; spelled apart by a repeat number's random choice of partners."""
+    """Greetings and the like, each alone and followed by others."""
     rng = random.Random("small talk")
-    turns = [(question, answer) for answer, asked in _TURNS.items() for question in asked.split("|")]
+    turns = [
+        (question, answer) for answer, asked in _TURNS.items() for question in asked.split("|")
+    ]
     for question, answer in turns:
         yield [question, answer]
         for _ in range(_REPEATS):
@@ -37,8 +57,7 @@ def conversations() -> Iterator[list[str]]:
 
 def off_topic(subject: str, word: str, definition: str, rng: random.Random) -> list[str]:
     """A question that a dictionary can not answer, and what it says instead."""
-    verb = rng.choice("work grow move exist happen matter look help change fall".split())
-    quality = rng.choice("blue big small important good bad old new green hot cold long strange".split())
+    verb, quality = rng.choice(_VERBS), rng.choice(_QUALITIES)
     forms = [
         f"Why is the {word} {quality}?",
         f"Why is {subject} {quality}?",

@@ -45,6 +45,7 @@ def conversation_text(messages: list[str]) -> str:
 
 
 def train(texts: Iterator[str]) -> Tokenizer:
+    """Learns the vocabulary from plain texts, without special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(_WORD_PATTERN), "isolated"),
@@ -78,6 +79,7 @@ def write(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
 
 
 def main() -> None:
+    """Trains on the training split and writes the files."""
     parser = argparse.ArgumentParser(description="Trains the demo checkpoint's tokenizer.")
     parser.add_argument("--work_dir", type=Path, required=True)
     parser.add_argument("--max_length", type=int, default=512)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from tools.demo.tokenizer import BOS, END, VOCAB_SIZE, conversation_text
+from tools.demo.tokenizer import VOCAB_SIZE, conversation_text
 from zml.models import llama
 
 CONFIG = {
@@ -131,20 +131,25 @@ def batches(path: Path, tokenizer: Tokenizer, size: int, seed: int) -> Iterator[
 
 
 def save(path: Path, state: State, count: int, seconds: float) -> None:
-    arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    """Writes the state; a crash while writing leaves the file that was there before."""
+    arrays: dict[str, Any] = {
+        str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))
+    }
     partial_path = path.with_suffix(".partial.npz")
     np.savez(partial_path, count=count, seconds=seconds, **arrays)
     partial_path.rename(path)
 
 
 def restore(path: Path, state: State) -> tuple[State, int, float]:
+    """Reads what `save` wrote, in the structure of `state`: state, steps done, seconds spent."""
     with np.load(path) as saved:
         leaves, tree = jax.tree.flatten(state)
         leaves = [jnp.asarray(saved[str(i)]) for i in range(len(leaves))]
-        return tree.unflatten(leaves), int(saved["count"]), float(saved["seconds"])
+        return jax.tree.unflatten(tree, leaves), int(saved["count"]), float(saved["seconds"])
 
 
 def main() -> None:
+    """Trains until the time is up."""
     parser = argparse.ArgumentParser(description="Trains the demo checkpoint.")
     parser.add_argument("--work_dir", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0, help="time to train for")

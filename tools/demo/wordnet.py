@@ -19,9 +19,9 @@ _SENTENCE_CHARACTERS = re.compile(r"[A-Za-z0-9 ,.;:'()&/%$!?-]+")
 class Synset:
     """A set of words that share one meaning.
 
-    `counts[i]` says how often `words[i]` was met with this meaning in WordNet's tagged texts.
-    `pointers` holds (relation symbol, synset key, index of the own word or None for all of them,
-    index of the other synset's word or None).
+    `key` is the part of speech and the offset in its data file. `counts[i]` says how often `words[i]`
+    was met with this meaning in WordNet's tagged texts. `pointers` holds (relation symbol, synset key,
+    index of the own word or None for all of them, index of the other synset's word or None).
     """
 
     key: str
@@ -34,6 +34,7 @@ class Synset:
 
     @property
     def part_of_speech(self) -> str:
+        """n, v, a or r."""
         return self.key[0]
 
     def related(self, symbols: str) -> list[str]:
@@ -80,9 +81,9 @@ def load(data: Path) -> WordNet:
                 synsets[synset.key] = synset
         for line in (data / f"index.{name}").read_text("utf-8").splitlines():
             if not line.startswith("  "):
-                fields = line.split()
-                offsets = fields[-int(fields[2]) :]
-                senses[fields[0], letter] = tuple(letter + offset for offset in offsets)
+                lemma, _, sense_count, *rest = line.split()
+                offsets = rest[-int(sense_count) :]
+                senses[lemma, letter] = tuple(letter + offset for offset in offsets)
     return WordNet(synsets, senses)
 
 

@@ -7,6 +7,7 @@ interpreter with torch and transformers 5, which the project itself does not use
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -21,18 +22,18 @@ def load(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
-@torch.inference_mode()
 def prompt_logits(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
     """Logits [len(prompt), vocab] of one pass over the prompt."""
-    return model(torch.tensor([prompt]), use_cache=False).logits[0]
+    with torch.inference_mode():
+        return model(torch.tensor([prompt]), use_cache=False).logits[0]
 
 
-@torch.inference_mode()
 def greedy(model: PreTrainedModel, prompt: list[int], steps: int) -> tuple[list[int], float]:
     """The `steps` tokens that follow the prompt, and the smallest lead a chosen logit had over the second."""
     tokens, cache, step_input, gap = [], None, prompt, float("inf")
     for _ in range(steps):
-        output = model(torch.tensor([step_input]), past_key_values=cache, use_cache=True)
+        with torch.inference_mode():
+            output = model(torch.tensor([step_input]), past_key_values=cache, use_cache=True)
         cache = output.past_key_values
         best, second = output.logits[0, -1].topk(2).values.tolist()
         gap = min(gap, best - second)
@@ -42,6 +43,7 @@ def greedy(model: PreTrainedModel, prompt: list[int], steps: int) -> tuple[list[
 
 
 def main() -> None:
+    """Prints the tokens."""
     parser = argparse.ArgumentParser(description="Greedy token ids by transformers, in float32.")
     parser.add_argument("--model", type=Path, required=True, help="folder in Hugging Face layout")
     parser.add_argument("--prompt_token_ids", required=True, help="for example 1,2,3")
@@ -51,7 +53,9 @@ def main() -> None:
     tokens, gap = greedy(load(flags.model), prompt, flags.max_new_tokens)
     print(",".join(map(str, tokens)))
     if gap < 1e-3:
-        print(f"warning: the closest choice was decided by {gap:.1e}, within rounding's reach")
+        print(
+            f"warning: the closest choice hung on {gap:.1e}, in rounding's reach", file=sys.stderr
+        )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,12 @@ VARIANTS = [
     Variant("mqa_early", {**_EARLY, "num_key_value_heads": 1, "rope_theta": 123456.0}),
     Variant(
         "mha_tied",
-        {"num_key_value_heads": 4, "tie_word_embeddings": True, "num_hidden_layers": 1, "vocab_size": tiny_tokenizer.VOCAB_SIZE + 8},
+        {
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 1,
+            "vocab_size": tiny_tokenizer.VOCAB_SIZE + 8,
+        },
         tokenizer=True,
     ),
     Variant("biases", {"attention_bias": True, "mlp_bias": True}),
@@ -198,7 +203,9 @@ def make(variant: Variant, first_seed: int) -> str:
     for seed in range(first_seed, first_seed + 1000):
         _save_weights(_random_weights(config, folder, seed), folder, variant.shards)
         model = load(folder)
-        prompt = np.random.default_rng(seed).integers(3, config["vocab_size"], PROMPT_LENGTH).tolist()
+        prompt = (
+            np.random.default_rng(seed).integers(3, config["vocab_size"], PROMPT_LENGTH).tolist()
+        )
         if variant.tokenizer:
             golden = tiny_tokenizer.write(folder)
             prompt = golden["prompt_ids"].tolist()
@@ -222,6 +229,7 @@ def make(variant: Variant, first_seed: int) -> str:
 
 
 def main() -> None:
+    """Makes all variants anew."""
     for number, variant in enumerate(VARIANTS):
         print(make(variant, 1000 * (number + 1)), flush=True)
 

@@ -13,8 +13,9 @@ _TEXT = "The quick brown fox jumps over the lazy dog. How much wood would a wood
 # Long enough to pass through merges, single bytes and characters of two, three and four bytes.
 PROMPT = "The woodchuck's dog: naïve, 日本 🦊 42?"
 _CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}{{ eos_token }}"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "<|{{ message['role'] }}|>{{ message['content'] | trim }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
@@ -56,4 +57,5 @@ def write(folder: Path) -> dict[str, np.ndarray]:
 
 
 def decode(folder: Path, tokens: list[int]) -> str:
+    """The text of `tokens`, as transformers decodes it."""
     return AutoTokenizer.from_pretrained(folder, local_files_only=True).decode(tokens)
