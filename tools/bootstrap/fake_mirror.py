@@ -1,4 +1,4 @@
-"""A Debian mirror of a few tiny packages in a local folder, for tests: apt reads it through a file: address."""
+"""A Debian mirror of a few tiny packages in a local folder, for tests."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ from tools.bootstrap.fake_pgp import Key
 
 @dataclass(frozen=True)
 class Package:
-    """A package: its files by path (text is an executable file, a Path is a link to it), and its fields."""
+    """A package: its fields, and its files (text: an executable file; a Path: a link to it)."""
 
     name: str
     files: Mapping[str, str | Path] = field(default_factory=dict)
@@ -23,6 +23,7 @@ class Package:
     in_pool: bool = True  # False: the index names it, and its file is missing
 
     def control(self) -> str:
+        """The paragraph that describes the package."""
         lines = [
             f"Package: {self.name}",
             f"Version: {self.version}",
@@ -34,6 +35,7 @@ class Package:
         return "\n".join(lines + ([f"Depends: {self.depends}"] if self.depends else [])) + "\n"
 
     def deb(self) -> bytes:
+        """The package file."""
         members = {
             "debian-binary": b"2.0\n",
             "control.tar.gz": _tar({"control": self.control()}),
@@ -64,8 +66,10 @@ def _tar(files: Mapping[str, str | Path]) -> bytes:
     return out.getvalue()
 
 
-def write_mirror(root: Path, packages: list[Package], arch: str, key: Key, suite: str = "forky") -> None:
-    """Makes `root` a mirror whose suite holds `packages` for the architecture `arch`, signed by `key`."""
+def write_mirror(
+    root: Path, packages: list[Package], arch: str, key: Key, suite: str = "forky"
+) -> None:
+    """Makes `root` a mirror that has `packages` for `arch` in a suite signed by `key`."""
     index = ""
     (root / "pool").mkdir(parents=True, exist_ok=True)
     for package in packages:

@@ -1,6 +1,7 @@
 """Throwaway OpenPGP keys and detached signatures (RFC 4880), for mirrors that exist only in tests.
 
-apt's verifiers (gpgv, sqv) are on every Debian host; a program that signs is not. Nothing here is secret or strong.
+apt's verifiers (gpgv, sqv) are on every Debian host; a program that signs is not. Nothing here is
+secret or strong.
 """
 
 import base64
@@ -18,9 +19,9 @@ def _prime(bits: int, seed: str) -> int:
     rng = random.Random(seed)
     while True:
         n = rng.getrandbits(bits) | 3 << bits - 2 | 1
-        if all(n % p for p in (3, 5, 7, 11, 13, 17, 19, 23)) and n % 65537 != 1:
-            if all(pow(rng.randrange(2, n - 1), n - 1, n) == 1 for _ in range(5)):
-                return n
+        fit = all(n % p for p in (3, 5, 7, 11, 13, 17, 19, 23)) and n % 65537 != 1
+        if fit and all(pow(rng.randrange(2, n - 1), n - 1, n) == 1 for _ in range(5)):
+            return n
 
 
 def _packet(tag: int, body: bytes) -> bytes:
@@ -90,4 +91,8 @@ class Key:
         raw = self._signature(0x00, data)
         lines = [base64.b64encode(raw[i : i + 48]) for i in range(0, len(raw), 48)]
         lines.append(b"=" + base64.b64encode(_crc24(raw)))
-        return b"-----BEGIN PGP SIGNATURE-----\n\n" + b"\n".join(lines) + b"\n-----END PGP SIGNATURE-----\n"
+        return (
+            b"-----BEGIN PGP SIGNATURE-----\n\n"
+            + b"\n".join(lines)
+            + b"\n-----END PGP SIGNATURE-----\n"
+        )
