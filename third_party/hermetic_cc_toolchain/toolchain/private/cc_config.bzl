@@ -116,16 +116,19 @@ def _elf_link_flags(target, root, runtime):
         ]),
     ]
 
-def _macho_link_flags(target, runtime):
+def _macho_link_flags(target, root, runtime):
     return [
         _flags(_LINK, [
             "-target",
             target.zig_target,
             "-nostdlib",
-            "-L" + runtime,
         ]),
         _flags(_LINK, ["-Wl,-dead_strip"], "opt"),
-        _flags(_LINK, ["-lc++", "-lc++abi", "-lcompiler_rt", "-lSystem"]),
+        # By path: at -lc++ zig would build its own.
+        _flags(_LINK, ["{}/lib{}.a".format(runtime, name) for name in ("c++", "c++abi", "compiler_rt")] + [
+            "-L{}/lib/libc/darwin".format(root),
+            "-lSystem",
+        ]),
     ]
 
 def _library_type(value):
@@ -194,7 +197,7 @@ def _zig_cc_config_impl(ctx):
             _archive_feature(),
             feature(name = "zig_compile", enabled = True, flag_sets = _compile_flags(target, root)),
             feature(name = "zig_link", enabled = True, flag_sets =
-                _macho_link_flags(target, runtime) if macos else _elf_link_flags(target, root, runtime)),
+                _macho_link_flags(target, root, runtime) if macos else _elf_link_flags(target, root, runtime)),
             # Behind the include paths that the rules give, so that these are searched first.
             feature(name = "zig_includes", enabled = True, flag_sets = [
                 _flags(_CXX, _system_includes(root, CXX_INCLUDES)),

@@ -42,7 +42,6 @@ def _declare(target):
     zig_runtime(
         name = name + "_runtime",
         srcs = _lib(_RUNTIME_SOURCES + target.libc_files) + [":" + name + "_headers"],
-        tools = [":tools"],
         zig_target = getattr(target, "zig_target", name),
         zig = "zig",
     )
@@ -57,7 +56,7 @@ def _declare(target):
     )
     native.filegroup(
         name = name + "_linker_files",
-        srcs = [":tools", ":{}_runtime".format(name)],
+        srcs = [":tools", ":{}_runtime".format(name)] + (_lib(target.libc_files) if target.os == "macos" else []),
     )
     native.filegroup(
         name = name + "_all_files",

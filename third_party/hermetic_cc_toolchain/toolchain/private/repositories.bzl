@@ -45,8 +45,8 @@ _TOOLS = {
 """,
     "ar": """exec "{root}/zig" ar "$@"
 """,
-    # zig has no ld64: its own Mach-O linker is reached through `zig cc`, which insists on a cache folder. With -nostdlib it
-    # has nothing to build, so that an empty folder costs nothing.
+    # zig has no ld64: its own Mach-O linker is reached through `zig cc`, which insists on a cache folder. With
+    # -nostdlib it has nothing to build, so that an empty one costs nothing.
     "clang-macho": """for argument; do
   case $argument in
     -c | -E | -S | -fsyntax-only) exec "{root}/zig" clang "$@" ;;

@@ -10,7 +10,7 @@ def _zig_runtime_impl(ctx):
         executable = ctx.executable._builder,
         arguments = [ctx.file.zig.path, ctx.label.workspace_root + "/lib", ctx.attr.zig_target, out.path],
         inputs = ctx.files.srcs,
-        tools = ctx.files.tools,
+        tools = [ctx.file.zig],
         outputs = [out],
         mnemonic = "ZigRuntime",
         progress_message = "Building the C++ runtime of {}, once (about a minute)".format(ctx.attr.zig_target),
@@ -22,7 +22,6 @@ zig_runtime = rule(
     implementation = _zig_runtime_impl,
     attrs = {
         "srcs": attr.label_list(allow_files = True),
-        "tools": attr.label_list(allow_files = True),
         "zig": attr.label(allow_single_file = True, mandatory = True),
         "zig_target": attr.string(mandatory = True, doc = "The target in zig's spelling."),
         "_builder": attr.label(

@@ -23,10 +23,6 @@ for file in "$work"/cache/o/*/lib*.a "$work"/cache/o/*/lib*.so.* "$work"/cache/o
   esac
   cp "$file" "$out/$name"
 done
-case $target in
-  *-macos*) cp "$2"/libc/darwin/libSystem.tbd "$out/" ;;
-esac
-
 for library in libc++.a libc++abi.a libcompiler_rt.a; do
   [ -s "$out/$library" ] || { echo "runtime.sh: zig built no $library for $target" >&2; exit 1; }
 done
