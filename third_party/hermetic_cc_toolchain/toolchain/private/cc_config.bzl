@@ -14,6 +14,8 @@ load(
     "variable_with_value",
     "with_feature_set",
 )
+load("@rules_cc//cc/common:cc_common.bzl", "cc_common")
+load("@rules_cc//cc/toolchains:cc_toolchain_config_info.bzl", "CcToolchainConfigInfo")
 load(":targets.bzl", "CXX_INCLUDES", "TARGETS")
 
 _C = [ACTION_NAMES.c_compile, ACTION_NAMES.assemble, ACTION_NAMES.preprocess_assemble]
@@ -111,6 +113,7 @@ def _elf_link_flags(target, root, runtime):
             "-ldl",
             "-lrt",
             "-lc",
+            "-lld",
             "-lc_nonshared",
             "-lcompiler_rt",
         ]),

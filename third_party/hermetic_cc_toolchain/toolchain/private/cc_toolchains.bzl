@@ -1,6 +1,6 @@
 """The targets of `@zig_host`: a cc_toolchain for each target."""
 
-load("@rules_cc//cc:defs.bzl", "cc_toolchain")
+load("@rules_cc//cc/toolchains:cc_toolchain.bzl", "cc_toolchain")
 load(":cc_config.bzl", "zig_cc_config")
 load(":runtime.bzl", "zig_runtime")
 load(":targets.bzl", "CXX_INCLUDES", "TARGETS")

@@ -4,6 +4,10 @@ zig builds these from source when it first links for a target, and keeps them in
 it for each target; its output is an input of every link, as a C library's package would be.
 """
 
+def _resources(_os, _input_count):
+    # zig compiles on all cores.
+    return {"cpu": 4, "memory": 1000}
+
 def _zig_runtime_impl(ctx):
     out = ctx.actions.declare_directory(ctx.label.name)
     ctx.actions.run(
@@ -12,6 +16,7 @@ def _zig_runtime_impl(ctx):
         inputs = ctx.files.srcs,
         tools = [ctx.file.zig],
         outputs = [out],
+        resource_set = _resources,
         mnemonic = "ZigRuntime",
         progress_message = "Building the C++ runtime of {}, once (about a minute)".format(ctx.attr.zig_target),
     )
