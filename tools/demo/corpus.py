@@ -3,8 +3,9 @@
     python -m tools.demo.corpus --work_dir=DIR
 
 writes DIR/train.jsonl, DIR/common.jsonl (well known words only, in their first meaning) and
-DIR/heldout.jsonl, one list of alternating user and assistant messages a line. WordNet is fetched with apt (Debian's package wordnet-base; its license permits use, change
-and distribution with the notice kept).
+DIR/heldout.jsonl, one list of alternating user and assistant messages a line.
+WordNet is fetched with apt (Debian's package wordnet-base; its license permits use, change and
+distribution with the notice kept).
 """
 
 import argparse
@@ -232,7 +233,8 @@ def main() -> None:
     work_dir = parser.parse_args().work_dir
     wordnet = load(download(work_dir / "wordnet"))
     frequencies = word_frequencies(wordnet)
-    train, common, held_out = list(small_talk.conversations()), list(small_talk.conversations()), []
+    train, common = list(small_talk.conversations()), list(small_talk.conversations())
+    held_out: list[Conversation] = []
     for key in sorted(wordnet.synsets):
         synset = wordnet.synsets[key]
         if is_held_out(key):

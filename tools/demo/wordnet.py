@@ -72,7 +72,7 @@ def license_text(data: Path) -> str:
     head = itertools.takewhile(
         lambda line: line.startswith("  "), (data / "data.noun").read_text("utf-8").splitlines()
     )
-    return "".join(line[5:].rstrip() + "\n" for line in head)
+    return "".join(re.sub(r"^ +\d+ ", "", line).rstrip() + "\n" for line in head)
 
 
 def load(data: Path) -> WordNet:
