@@ -65,7 +65,9 @@ def _run(options: Options, began: float) -> int:
     from zml.llm.engine import Engine
     from zml.platform import Platform
 
-    platform = Platform.init("cpu", options.cpu_device_count, ExecutableCache(default_folder()))
+    folder = default_folder()
+    cache = ExecutableCache(folder) if folder else None
+    platform = Platform.init("cpu", options.cpu_device_count, cache)
     model = str(_DEMO) if options.model is None else _users_path(options.model)
     engine = Engine.open(model, platform, options.dtype, options.seqlen)
     _LOG.info(

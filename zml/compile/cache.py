@@ -5,22 +5,29 @@ of its content, so a damaged one is a miss. Entries are pickles: the folder is m
 others can write to is not used.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from zml import log
 
+_ABANDONED = 3600.0
+"""Seconds after which a temporary file is nobody's."""
 _DIGEST = hashlib.sha256().digest_size
 _LOG = log.get("compile")
 
 
-def default_folder() -> Path:
-    """${XDG_CACHE_HOME:-$HOME/.cache}/zml/executables."""
+def default_folder() -> Path | None:
+    """${XDG_CACHE_HOME:-$HOME/.cache}/zml/executables; None for a user without a home, as in many containers."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "zml" / "executables"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "zml" / "executables"
+    except RuntimeError:
+        return None
 
 
 class ExecutableCache:
@@ -38,9 +45,10 @@ class ExecutableCache:
         path = self._folder / key
         try:
             content = path.read_bytes()
-            os.utime(path)  # the time of last use, for eviction
         except OSError:
             return None
+        with contextlib.suppress(OSError):  # a folder that can only be read is still worth reading
+            os.utime(path)  # the time of last use, for eviction
         digest, blob = content[:_DIGEST], content[_DIGEST:]
         if hashlib.sha256(blob).digest() != digest:
             _LOG.warning("%s is damaged; compiling anew", path)
@@ -83,10 +91,13 @@ class ExecutableCache:
         entries = []
         for entry in os.scandir(self._folder):
             try:
-                status = entry.stat()
+                status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # another process evicted it
                 continue
-            entries.append((status.st_mtime, status.st_size, entry.path))
+            # A temporary file is another process's, about to be renamed, unless that process died long ago.
+            fresh = entry.name.startswith(".") and time.time() - status.st_mtime < _ABANDONED
+            if stat.S_ISREG(status.st_mode) and not fresh:
+                entries.append((status.st_mtime, status.st_size, entry.path))
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total <= self._max_bytes:

@@ -49,7 +49,8 @@ def compile_function(
     lowered = jitted.lower(*abstract)
     if cache is None:
         return Executable(name, False, time.perf_counter() - began, lowered.compile())
-    key = _key(lowered.as_text(), target_key)
+    # The trees are part of it: the same operations may take and give differently named parts.
+    key = _key(lowered.as_text(), str(lowered.in_tree), str(lowered.out_tree), target_key)
     compiled = _deserialize(cache.get(key), client, devices)
     cached = compiled is not None
     if compiled is None:
@@ -60,8 +61,8 @@ def compile_function(
     return Executable(name, cached, seconds, compiled)
 
 
-def _key(program: str, target: str) -> str:
-    parts = (program, target, jax.__version__, jaxlib_version, os.environ.get("XLA_FLAGS", ""))
+def _key(*parts: str) -> str:
+    parts = (*parts, jax.__version__, jaxlib_version, os.environ.get("XLA_FLAGS", ""))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

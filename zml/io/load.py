@@ -48,7 +48,7 @@ def load(specs: Any, store: TensorStore, platform: Placer, dtype: np.dtype[Any])
     logger = log.get("io")
     unused = [name for name in store.check(leaves) if not name.endswith("rotary_emb.inv_freq")]
     if unused:
-        logger.warning("%d tensors are not used by the model, first %s", len(unused), unused[0])
+        logger.warning("%d tensors are not used by the model, first %.200s", len(unused), unused[0])
     for spec in leaves:
         entry = store.entries[spec.name]
         if entry.dtype not in _FLOATS:

@@ -1,6 +1,7 @@
 """TensorStore: the tensors of a checkpoint by name, from one safetensors file or from an indexed set of them."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -62,25 +63,25 @@ def _read_index(folder: Path, index: Path) -> dict[str, Entry]:
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{index}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{index}: expected a JSON object with a weight_map of tensor names to file names: {error!r}"
+            f"{index}: expected a JSON object with a weight_map of tensor names to file names: {error!r:.300}"
         ) from error
-    entries: dict[str, Entry] = {}
+    headers: dict[str, dict[str, Entry]] = {}
     for name in files:
         # An index must not lead out of its folder: a checkpoint is untrusted input.
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
             raise CheckpointError(
-                f"{index}: file name {name!r} is expected to be in the same folder"
+                f"{index}: file name {name!r:.200} is expected to be in the same folder"
             )
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):  # noqa: PTH113  # Path.is_file raises for a name that is too long
             raise CheckpointError(
-                f"{folder / name}: missing, but {_INDEX} names it; fetch it again"
+                f"{index}: names {name!r:.200}, which is not in {folder}; fetch it again"
             )
-        entries |= read_header(folder / name)
-    absent = sorted(
-        n for n, file in weight_map.items() if n not in entries or entries[n].file.name != file
-    )
+        headers[name] = read_header(folder / name)
+    absent = sorted(name for name, file in weight_map.items() if name not in headers[file])
     if absent:
         raise CheckpointError(f"{index}: {_first(absent)}: not in the file that the index names")
-    return entries
+    return {name: headers[file][name] for name, file in weight_map.items()}

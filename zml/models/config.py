@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from zml.checks import is_number
 from zml.errors import ConfigError
 
 # Keys that describe the checkpoint, its training or another program's habits, and never change a forward pass.
 _INERT = {
     "architectures", "attention_dropout", "attn_implementation", "auto_map", "bos_token_id", "chunk_size_feed_forward",
     "dtype", "eos_token_id", "finetuning_task", "id2label", "initializer_range", "is_decoder", "is_llama_config",
-    "label2id", "max_window_layers", "model_type", "name_or_path", "pad_token_id", "pretraining_tp", "problem_type",
+    "label2id", "max_window_layers", "model_type", "name_or_path", "output_attentions",
+    "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "return_dict",
     "sep_token_id", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers.js_config",
     "transformers_version", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_cache",
 }  # fmt: skip
@@ -23,17 +25,17 @@ class ConfigReader:
         self._model_type = model_type
         self._read: set[str] = set()
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A positive integer; without a default the key must be there."""
+    def integer(self, key: str, default: int | None = None, most: int = 2**31 - 1) -> int:
+        """An integer from 1 to `most`; without a default the key must be there."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise self._wrong(key, value, "a positive integer")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise self._wrong(key, value, f"a positive integer of at most {most}")
         return value
 
     def number(self, key: str, default: float) -> float:
         """A positive number."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if not is_number(value) or value <= 0:
             raise self._wrong(key, value, "a positive number")
         return float(value)
 
@@ -68,7 +70,7 @@ class ConfigReader:
         if unknown:
             raise ConfigError(
                 f"config.json: the {self._model_type} model does not understand "
-                + ", ".join(f"{key}={self._config[key]!r}" for key in unknown)
+                + ", ".join(f"{key}={self._config[key]!r:.200}" for key in unknown)
                 + "; running without it could give wrong results. If it does not change the forward pass, "
                 "delete it from config.json"
             )
@@ -79,7 +81,7 @@ class ConfigReader:
         return default if value is None else value
 
     def _wrong(self, key: str, value: object, expected: str) -> ConfigError:
-        given = f"is {value!r}" if value is not None else "is missing"
+        given = f"is {value!r:.200}" if value is not None else "is missing"
         return ConfigError(
             f"config.json: {key} {given}, the {self._model_type} model expects {expected}"
         )

@@ -21,6 +21,9 @@ from zml.nn.layers import ACTIVATIONS, Linear, rms_norm
 from zml.nn.rope import Rope, rotate
 from zml.tree import pytree
 
+# Far above any model: a damaged config.json must not have a billion layers declared before it is refused.
+_MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True)
 class Config:
@@ -65,7 +68,7 @@ class Config:
             vocab_size=read.integer("vocab_size"),
             hidden_size=hidden_size,
             intermediate_size=read.integer("intermediate_size"),
-            layers=read.integer("num_hidden_layers"),
+            layers=read.integer("num_hidden_layers", most=_MOST_LAYERS),
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,

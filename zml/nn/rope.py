@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zml.checks import is_number
 from zml.errors import ConfigError
 
 _COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
@@ -45,9 +46,12 @@ class Rope:
     @staticmethod
     def from_config(config: Mapping[str, Any], head_dim: int) -> "Rope":
         """The Rope of a Hugging Face config.json. Raises ConfigError for a type or a key it does not know."""
-        parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-        kind = parameters.get("rope_type", parameters.get("type", "default"))
-        if kind not in _KEYS:
+        spelling = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+        parameters = config.get(spelling) or {}
+        if not isinstance(parameters, dict):
+            raise ConfigError(f"config.json: {spelling} is {parameters!r:.200}, expected an object")
+        kind = parameters.get("rope_type") or parameters.get("type") or "default"
+        if not isinstance(kind, str) or kind not in _KEYS:
             raise ConfigError(
                 f"config.json: RoPE type {kind!r} is not supported (expected one of {', '.join(_KEYS)})"
             )
@@ -61,26 +65,34 @@ class Rope:
         partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
         if partial not in (None, 1, 1.0):
             raise ConfigError(f"config.json: partial_rotary_factor is {partial}, expected 1")
-        theta = _number(parameters, "rope_theta", default=_number(config, "rope_theta", 10000.0))
-        base = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+        try:
+            # A number that is not finite anywhere on the way is an error, not a model of zeros.
+            with np.errstate(all="raise", under="ignore"):
+                return _compute(kind, parameters, config, head_dim)
+        except (ArithmeticError, ValueError) as error:
+            raise ConfigError(
+                f"config.json: the RoPE parameters are out of range ({error}): {parameters!r:.400}, "
+                f"rope_theta {config.get('rope_theta')!r:.40}"
+            ) from error
 
-        original = _number(
-            parameters, _ORIGINAL, default=_number(config, "max_position_embeddings", 2048)
-        )
-        attention_factor = 1.0
-        if kind == "linear":
-            base = base / _number(parameters, "factor")
-        elif kind == "llama3":
-            base = _llama3(base, parameters, original)
-        elif kind == "yarn":
-            factor = _number(
-                parameters,
-                "factor",
-                default=_number(config, "max_position_embeddings", original) / original,
-            )
-            base = _yarn(base, parameters, original, theta, factor)
-            attention_factor = _yarn_attention_factor(parameters, factor)
-        return Rope(tuple(float(f) for f in base.astype(np.float32)), attention_factor)
+
+def _compute(
+    kind: str, parameters: Mapping[str, Any], config: Mapping[str, Any], head_dim: int
+) -> Rope:
+    theta = _number(parameters, "rope_theta", default=_number(config, "rope_theta", 10000.0))
+    base = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    longest = _number(config, "max_position_embeddings", 2048)
+    original = _number(parameters, _ORIGINAL, default=longest)
+    attention_factor = 1.0
+    if kind == "linear":
+        base = base / _number(parameters, "factor")
+    elif kind == "llama3":
+        base = _llama3(base, parameters, original)
+    elif kind == "yarn":
+        factor = _number(parameters, "factor", default=longest / original)
+        base = _yarn(base, parameters, original, theta, factor)
+        attention_factor = _yarn_attention_factor(parameters, factor)
+    return Rope(tuple(float(f) for f in base.astype(np.float32)), attention_factor)
 
 
 def _number(parameters: Mapping[str, Any], key: str, default: float | None = None) -> float:
@@ -89,8 +101,8 @@ def _number(parameters: Mapping[str, Any], key: str, default: float | None = Non
         if default is None:
             raise ConfigError(f"config.json: the RoPE parameters lack {key!r} (expected a number)")
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ConfigError(f"config.json: {key} is {value!r}, expected a positive number")
+    if not is_number(value) or value <= 0:
+        raise ConfigError(f"config.json: {key} is {value!r:.200}, expected a positive number")
     return float(value)
 
 

@@ -21,21 +21,25 @@ class SamplingState[T]:
 
 
 def sample(logits: jax.Array, state: SamplingState[jax.Array], position: jax.Array) -> jax.Array:
-    """The token (int32 scalar) drawn from logits [vocab] (float32) for `position`.
+    """The token (int32 scalar) drawn from logits [vocab] (float32) for `position`; -1 where they make no distribution.
 
-    The random number depends on seed and position alone, so a sequence is repeatable however it was cut into steps.
+    That is where one of them is NaN or infinite (an overflow of float16, damaged weights), or all are -inf. The
+    random number depends on seed and position alone, so a sequence is repeatable however it was cut into steps.
     Filters follow one another as in transformers: temperature, top-k, top-p, min-p.
     """
+    largest = jnp.max(logits)
+    # Relative to the largest, so that a tiny temperature takes the others to -inf, not several to +inf.
+    scaled = (logits - largest) / state.temperature
     key = jax.random.fold_in(jax.random.key(state.seed), position)
 
     def greedy() -> jax.Array:
         return jnp.argmax(logits)
 
     def plain() -> jax.Array:
-        return jax.random.categorical(key, logits / state.temperature)
+        return jax.random.categorical(key, scaled)
 
     def filtered() -> jax.Array:
-        ordered, tokens = jax.lax.sort_key_val(-logits / state.temperature, jnp.arange(logits.size))
+        ordered, tokens = jax.lax.sort_key_val(-scaled, jnp.arange(logits.size))
         ordered = -ordered
         rank = jnp.arange(logits.size)
         keep = (state.top_k == 0) | (rank < state.top_k)
@@ -48,4 +52,5 @@ def sample(logits: jax.Array, state: SamplingState[jax.Array], position: jax.Arr
 
     unfiltered = (state.top_k == 0) & (state.top_p >= 1) & (state.min_p == 0)
     kind = jnp.where(state.temperature == 0, 0, jnp.where(unfiltered, 1, 2))
-    return jax.lax.switch(kind, [greedy, plain, filtered]).astype(jnp.int32)
+    token = jax.lax.switch(kind, [greedy, plain, filtered])
+    return jnp.where(jnp.isfinite(largest), token, -1).astype(jnp.int32)
