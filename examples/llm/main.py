@@ -78,7 +78,8 @@ def _run(options: Options, began: float) -> int:
     folder = default_folder()
     cache = ExecutableCache(folder) if folder else None
     platform = Platform.init("cpu", options.cpu_device_count, cache)
-    engine = Engine.open(options.model or str(_DEMO), platform, options.dtype, options.seqlen)
+    model = str(_DEMO) if options.model is None else _users_path(options.model)
+    engine = Engine.open(model, platform, options.dtype, options.seqlen)
     _LOG.info(
         "%s on %s, %s, %d tokens of context",
         engine.checkpoint.config["model_type"],
@@ -88,7 +89,15 @@ def _run(options: Options, began: float) -> int:
     )
     if options.dry_run:
         return _dry_run(engine, options)
-    return _profiled(options.profile, lambda: _generate(engine, options, began))
+    profile = None if options.profile is None else _users_path(options.profile)
+    return _profiled(profile, lambda: _generate(engine, options, began))
+
+
+def _users_path(path: str) -> str:
+    """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
+    if "://" in path:
+        return path
+    return str(Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(path).expanduser()))
 
 
 def _generate(engine: "Engine", options: Options, began: float) -> int:
