@@ -146,9 +146,8 @@ def _profiled(folder: str | None, run: Callable[[], int]) -> int:
         return run()
     import jax
 
-    Path(folder).mkdir(
-        parents=True, exist_ok=True
-    )  # jax would say that it cannot only after the run
+    # jax would only say after the run that it cannot write there.
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with jax.profiler.trace(folder):
         code = run()
     _LOG.info("Wrote a profile to %s", folder)

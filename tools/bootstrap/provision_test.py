@@ -136,7 +136,7 @@ def test_killed_provision_is_begun_anew(host: Host, only_the_shell: bool) -> Non
         "dpkg-deb", f'[[ -e "{host.root}/go" || $2 != *jre-99* ]] || sleep 1000\nexec $REAL "$@"'
     )
     first = host.start("--version")
-    wait_for(lambda: list(host.trees.glob("work.*/tree/usr/share/bazel")))
+    wait_for(first, lambda: list(host.trees.glob("work.*/tree/usr/share/bazel")))
     (work,) = host.trees.glob("work.*")
     if only_the_shell:
         os.kill(int(work.name.removeprefix("work.")), signal.SIGKILL)
@@ -162,7 +162,7 @@ def test_half_a_tree_is_not_used(host: Host) -> None:
 def test_interrupt_leaves_nothing(host: Host) -> None:
     host.program("dpkg-deb", f'touch "{host.root}/begun"\nsleep 1000')
     first = host.start("--version")
-    wait_for((host.root / "begun").exists)
+    wait_for(first, (host.root / "begun").exists)
     os.killpg(first.pid, signal.SIGINT)
     out, _ = first.communicate()
     assert first.returncode != 0
@@ -177,7 +177,7 @@ def test_two_at_once_bring_one(host: Host) -> None:
         f'echo x >> "{log}"\nwhile [[ ! -e "{go}" ]]; do sleep 0.02; done\nexec $REAL "$@"',
     )
     first = host.start("--version")
-    wait_for(log.exists)
+    wait_for(first, log.exists)
     second = host.start("--version")
     assert second.stderr is not None
     assert "another process is bringing Bazel" in second.stderr.readline()
