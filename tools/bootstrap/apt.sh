@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 # Packages from a Debian mirror through the host's apt, in a private state folder ($work). Sourced by provision.sh.
 # Of the host's apt configuration, what says how to reach a mirror (proxies, credentials, certificates) stays in force;
 # what says which packages to take, or runs programs, does not.
@@ -102,7 +102,6 @@ apt_index() {
   said=$(grep -E '^(E|W|Err):?' "$log" | head -n 6)
   given="$(printed "$mirror") from $mirror_from, suite $suite
 $(printed "$said")"
-  progress_end
   if disk_full; then fail "store the package index" ""; fi
   if grep -qE 'Hash Sum mismatch|unexpected size|Mirror sync' "$log"; then
     die "the package index of the mirror does not fit its signature" "$given" "an index that the suite's signed Release file describes" \
@@ -141,7 +140,7 @@ apt_resolve() {
 
 # apt_download STEP TEXT: gets and checks (size, SHA-256 from the signed index) every package into $work/archives.
 apt_download() {
-  local wanted kind percent shown=-1
+  local wanted kind percent shown=0
   wanted=$(listed install)
   progress "$1" "downloading $2"
   # shellcheck disable=SC2086

@@ -1,6 +1,7 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2153
 # What to run when no provisioned Bazel is there yet. Sourced by ../../bazel, which sets ZML_*; ends in exec or exit.
 # Runs on macOS too: bash 3.2, no GNU tools.
+# shellcheck source=say.sh
 . "$ZML_BOOTSTRAP/say.sh"
 
 # A wrapper like this one may itself be the `bazel` on PATH: asked for its version by another, it must not ask back.

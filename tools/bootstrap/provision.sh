@@ -10,8 +10,11 @@ export LC_ALL=C.UTF-8
 unset LANGUAGE # apt's words are read below
 
 here=$(cd "${BASH_SOURCE[0]%/*}" && pwd -P)
+# shellcheck source=say.sh
 . "$here/say.sh"
+# shellcheck source=apt.sh
 . "$here/apt.sh"
+# shellcheck source=tree.sh
 . "$here/tree.sh"
 trees=$1 tree=$2
 work=$trees/work.$$
@@ -27,7 +30,6 @@ fail() {
   local said
   said=$(grep -hE '^(E|W|Err):' "$log" 2>/dev/null | tail -n 8)
   said=${said:-$(tail -n 8 "$log" 2>/dev/null)}
-  progress_end
   if disk_full; then
     die "the disk is full: cannot $1" "$trees on $(df -Pm "$trees" | awk 'NR == 2 { print $1 " with " $4 " MB free" }')" \
       "room for about 600 MB" "free space there, or set XDG_CACHE_HOME to a folder on another disk"
@@ -84,7 +86,6 @@ main() {
   progress 4/4 "making it run from $tree"
   tree_settle
   tree_commit
-  progress_end
   say "Bazel is ready ($((SECONDS - start)) s, $(du -sm "$tree" | awk '{ print $1 }') MB in $tree)"
 }
 main

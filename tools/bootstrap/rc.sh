@@ -3,6 +3,7 @@
 set -u
 shopt -s nullglob
 here=$(cd "${BASH_SOURCE[0]%/*}" && pwd -P)
+# shellcheck source=say.sh
 . "$here/say.sh"
 tree=$1 rc=$2
 
@@ -22,12 +23,12 @@ write() {
       mkdir -p "$place" && printf 'module(name = "%s")\n' "$module" >"$place/MODULE.bazel" && : >"$place/BUILD.bazel" || return 1
     else
       place=$tree/usr/share/bazel/$place
-      [[ -d $place ]] || say "modules.txt names $module, but the packages hold no $place"
     fi
     printf 'common "--override_module=%s=%s"\n' "$module" "$place"
   done <"$here/modules.txt"
 }
 
-mkdir -p "${rc%/*}" 2>/dev/null && write >"$rc.$$" 2>/dev/null && mv "$rc.$$" "$rc" ||
+if ! { mkdir -p "${rc%/*}" && write >"$rc.$$" && mv "$rc.$$" "$rc"; } 2>/dev/null; then
   die "cannot write Bazel's settings" "$rc" "a folder that this user can write" \
     "check the rights and free space of that folder, or remove $tree, so that it is made again"
+fi
