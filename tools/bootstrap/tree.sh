@@ -70,6 +70,7 @@ exec '$quoted/usr/bin/bazel' --nosystem_rc --install_base='$quoted/usr/share/baz
   --server_javabase='$quoted_java' "\$@"
 LAUNCHER
   chmod +x "$tree/bazel.new"
+  inputs >"$tree/inputs" || fail "write $tree/inputs" "check that disk"
   { "$tree/bazel.new" --version && "$java/bin/java" -version; } >>"$log" 2>&1 9>&- ||
     fail "run the Bazel that was unpacked" "report this with the lines above; meanwhile set ZML_BAZEL to another Bazel"
   mv "$tree/bazel.new" "$tree/bazel" 2>>"$log" || fail "write $tree/bazel" "check that disk"
