@@ -51,7 +51,7 @@ CONF
   cat >>"$work/apt.conf" <<CONF
 Dir::Etc::sourcelist "$work/sources/list";
 Dir::Etc::sourceparts "$work/none";
-Dir::Etc::trusted "$work/none/trusted.gpg";
+Dir::Etc::trusted "";
 Dir::Etc::trustedparts "$work/keys";
 CONF
   # apt would leave the packages of a file: mirror where they are; with copy: it treats them as those of any other.
@@ -103,7 +103,8 @@ apt_index() {
   given="$(printed "$mirror") from $mirror_from, suite $suite
 $(printed "$said")"
   if disk_full; then fail "store the package index" ""; fi
-  if grep -qE 'Hash Sum mismatch|unexpected size|Mirror sync' "$log"; then
+  # apt 3 calls the wrong hash of a local file an "Undetermined Error".
+  if grep -qE 'Hash Sum mismatch|unexpected size|Mirror sync|Undetermined Error' "$log"; then
     die "the package index of the mirror does not fit its signature" "$given" "an index that the suite's signed Release file describes" \
       "try again later (the mirror is being updated), or use another mirror (ZML_DEBIAN_MIRROR)"
   fi
