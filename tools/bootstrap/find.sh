@@ -6,9 +6,6 @@ ZML_BOOTSTRAP=$ZML_ROOT/tools/bootstrap
 # shellcheck source=say.sh
 . "$ZML_BOOTSTRAP/say.sh"
 
-# A wrapper like this one may itself be the `bazel` on PATH: asked for its version by another, it must not ask back.
-[[ -n ${ZML_BAZEL_PROBE:-} ]] && exit 1
-
 # why_not PROGRAM: prints why a `bazel` on PATH cannot be taken; prints nothing if it can.
 why_not() {
   local version major minor
