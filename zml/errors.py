@@ -26,3 +26,7 @@ class ConfigError(CheckpointError):
 
 class UnsupportedError(ZmlError):
     """The request is well formed, but this build or this machine cannot serve it."""
+
+
+class NumericalError(ZmlError):
+    """The model's arithmetic left the numbers: its logits are NaN or infinite."""

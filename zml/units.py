@@ -3,8 +3,10 @@
 
 def binary_size(count: float) -> str:
     """12345678 -> '11.77MiB'."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
+    if round(count) < 1024:
+        return f"{count:.0f}B"
+    for unit in ("KiB", "MiB", "GiB"):
         count /= 1024
-    return f"{count:.0f}B" if unit == "B" else f"{count:.2f}{unit}"
+        if round(count, 2) < 1024 or unit == "GiB":
+            break
+    return f"{count:.2f}{unit}"

@@ -185,10 +185,12 @@ def _help(values: flags.FlagValues) -> str:
 
 def _token_ids(items: Sequence[str]) -> tuple[int, ...]:
     try:
+        if not items:
+            raise ValueError
         return tuple(int(item) for item in items)
     except ValueError as error:
         raise UsageError(
-            f"--prompt_token_ids={','.join(items)}: expected integers separated by commas, such as 1,2,3"
+            f"--prompt_token_ids={','.join(items):.200}: expected integers separated by commas, such as 1,2,3"
         ) from error
 
 
@@ -203,8 +205,18 @@ def _check(options: Options) -> None:
         raise UsageError(
             "--model is empty: expected a folder; leave the flag out for the embedded demo"
         )
+    if options.profile == "":
+        raise UsageError("--profile is empty: expected a folder to write the profile into")
+    if options.dry_run and options.profile is not None:
+        raise UsageError(
+            "--dry_run generates nothing that --profile could measure: drop one of them"
+        )
     if "" in options.stop:
         raise UsageError("--stop is empty: expected a text that ends the answer")
+    for name, text in (("prompt", options.prompt), *(("stop", stop) for stop in options.stop)):
+        # Bytes of the command line that are not UTF-8 arrive as lone surrogates.
+        if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
+            raise UsageError(f"--{name} is not valid UTF-8: {text!r:.200}")
     if options.platform not in ("auto", "cpu"):
         raise UnsupportedError(
             f"--platform={options.platform}: not supported yet; this build runs on 'cpu' only (auto picks it)"

@@ -1,5 +1,6 @@
 """The llm example: flags in, text out. Everything of substance is in zml.llm."""
 
+import io
 import os
 import sys
 import time
@@ -29,6 +30,9 @@ def main(argv: list[str]) -> int:
         if options is None:
             return 0
         log.to_stderr(10 if options.debug else 20)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A character that the terminal's encoding lacks is no reason to end in the middle of an answer.
+            sys.stdout.reconfigure(errors="replace")
         return _run(options, began)
     except ZmlError as error:
         if debug:
@@ -43,7 +47,13 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         if debug:
             raise
-        _complain(f"error(llm): {error.filename or 'output'}: {error.strerror}")
+        _complain(f"error(llm): {error.filename or 'output'}: {error.strerror or error}")
+        return 1
+    except RuntimeError as error:
+        # jax's own type, by its name as jax may not be imported yet: what the device says, such as being out of memory.
+        if debug or type(error).__name__ != "JaxRuntimeError":
+            raise
+        _complain(f"error(llm): the device failed: {str(error).splitlines()[0]:.500}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -136,6 +146,8 @@ def _profiled(folder: str | None, run: Callable[[], int]) -> int:
         return run()
     import jax
 
+    # jax would only say after the run that it cannot write there.
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with jax.profiler.trace(folder):
         code = run()
     _LOG.info("Wrote a profile to %s", folder)

@@ -54,13 +54,22 @@ def unpack(rctx, packages):
 
 def _deb_tree_impl(rctx):
     unpack(rctx, rctx.attr.packages)
-    rctx.file("BUILD.bazel", 'exports_files(glob(["usr/**"]), visibility = ["//visibility:public"])\n')
+    rctx.file("BUILD.bazel", """\
+package(default_visibility = ["//visibility:public"])
+
+exports_files(glob(["usr/**"]))
+
+filegroup(
+    name = "files",
+    srcs = glob(["usr/**"], exclude = ["usr/share/doc/**", "usr/share/man/**"]),
+)
+""")
 
 deb_tree = repository_rule(
     implementation = _deb_tree_impl,
     attrs = {"packages": attr.string_list(mandatory = True, doc = "from `locked`")},
     environ = ENVIRON,
-    doc = "A repository with the files of a group of packages, for instance `@debian_pip_amd64//:usr/...`.",
+    doc = "A repository with the files of a group of packages: `:files`, or one by its path `:usr/...`.",
 )
 
 def _debian_impl(module_ctx):

@@ -1,7 +1,8 @@
-"""Writes lock.json: every wheel that requirements.in needs on each platform, by name, version, hash and size.
+"""Writes lock.json: every wheel that requirements.in needs on each platform, by name and hash.
 
-pip resolves and reads the index, as this host has configured it, and downloads nothing but metadata. It judges
-environment markers by this host, so the dependencies between packages are worked out here, for each platform.
+pip resolves and reads the index, as this host has configured it, and downloads nothing but
+metadata. It judges environment markers by this host, so the dependencies between packages are
+worked out here, for each platform.
 """
 
 import argparse
@@ -17,19 +18,36 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 PYTHON = "3.13"
-MANYLINUX = ["manylinux2014", "manylinux2010", "manylinux1", *(f"manylinux_2_{minor}" for minor in range(5, 29))]
+MANYLINUX = [
+    "manylinux2014",
+    "manylinux2010",
+    "manylinux1",
+    *(f"manylinux_2_{minor}" for minor in range(5, 29)),
+]
 PLATFORMS: dict[str, dict[str, Any]] = {
     "linux_amd64": {
         "tags": [f"{name}_x86_64" for name in MANYLINUX],
-        "markers": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
+        "markers": {
+            "sys_platform": "linux",
+            "platform_system": "Linux",
+            "platform_machine": "x86_64",
+        },
     },
     "linux_arm64": {
         "tags": [f"{name}_aarch64" for name in MANYLINUX],
-        "markers": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "aarch64"},
+        "markers": {
+            "sys_platform": "linux",
+            "platform_system": "Linux",
+            "platform_machine": "aarch64",
+        },
     },
     "macos_arm64": {
         "tags": ["macosx_14_0_arm64"],
-        "markers": {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
+        "markers": {
+            "sys_platform": "darwin",
+            "platform_system": "Darwin",
+            "platform_machine": "arm64",
+        },
     },
 }
 MARKERS = {
@@ -54,7 +72,9 @@ def read_omitted(text: str) -> dict[tuple[str, str], str]:
         if line.strip() and not line.startswith("#"):
             words = line.split(maxsplit=2)
             if len(words) < 3:
-                raise SystemExit(f"omit.txt:{number}: expected PACKAGE DEPENDENCY REASON, got {line!r}")
+                raise SystemExit(
+                    f"omit.txt:{number}: expected PACKAGE DEPENDENCY REASON, got {line!r}"
+                )
             omitted[label(words[0]), label(words[1])] = words[2]
     return omitted
 
@@ -63,11 +83,31 @@ def resolve(requirements: Path, tags: list[str]) -> list[dict[str, Any]]:
     """pip's report of what it would install for a platform."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-        command += [f"--report={report}", f"--target={folder}/none", "--only-binary=:all:", f"--python-version={PYTHON}"]
-        command += ["--implementation=cp", f"--requirement={requirements}", *(f"--platform={tag}" for tag in tags)]
-        if subprocess.run(command, check=False).returncode:
-            raise SystemExit(f"pip finds no set of wheels for {tags[0]} that satisfies {requirements} (see above)")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--dry-run",
+            "--ignore-installed",
+        ]
+        command += [
+            f"--report={report}",
+            f"--target={folder}/none",
+            "--only-binary=:all:",
+            f"--python-version={PYTHON}",
+        ]
+        command += [
+            "--implementation=cp",
+            f"--requirement={requirements}",
+            *(f"--platform={tag}" for tag in tags),
+        ]
+        environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}  # nothing is installed
+        if subprocess.run(command, env=environment, check=False).returncode:
+            raise SystemExit(
+                f"pip finds no wheels for {tags[0]} that satisfy {requirements} (see above)"
+            )
         installs: list[dict[str, Any]] = json.loads(report.read_text())["install"]
         return installs
 
@@ -84,7 +124,7 @@ def requires(metadata: dict[str, Any], extras: list[str], markers: dict[str, str
 
 
 def sizes(urls: list[str]) -> dict[str, int]:
-    """Bytes of each file, asked of the index with pip's own session (proxies, certificates, credentials)."""
+    """Bytes of each file, asked of the index as pip would (proxies, certificates, credentials)."""
     from pip._internal.commands import create_command
 
     command: Any = create_command("download")
@@ -97,7 +137,9 @@ def sizes(urls: list[str]) -> dict[str, int]:
             if parts.scheme == "file":
                 found[url] = Path(unquote(parts.path)).stat().st_size
                 continue
-            response = session.head(url, allow_redirects=True, headers={"Accept-Encoding": "identity"})
+            response = session.head(
+                url, allow_redirects=True, headers={"Accept-Encoding": "identity"}
+            )
             response.raise_for_status()
             found[url] = int(response.headers["Content-Length"])
     return found
@@ -120,23 +162,34 @@ def lock(requirements: Path, omitted: dict[tuple[str, str], str]) -> dict[str, A
     packages: dict[str, dict[str, Any]] = {}
     unused = set(omitted)
     for platform, description in PLATFORMS.items():
-        installs = {label(i["metadata"]["name"]): i for i in resolve(requirements, description["tags"])}
+        installs = {
+            label(i["metadata"]["name"]): i for i in resolve(requirements, description["tags"])
+        }
         edges: dict[str, set[str]] = {}
         for name, install in installs.items():
-            declared = set(requires(install["metadata"], install.get("requested_extras", []), description["markers"]))
+            declared = set(
+                requires(
+                    install["metadata"], install.get("requested_extras", []), description["markers"]
+                )
+            )
             unused -= {(name, dependency) for dependency in declared}
             edges[name] = {d for d in declared if (name, d) not in omitted}
             if missing := edges[name] - installs.keys():
                 raise SystemExit(
-                    f"{name} needs {', '.join(sorted(missing))} on {platform}, which pip, judging by this host, left out: "
-                    "add it to requirements.in"
+                    f"{name} needs {', '.join(sorted(missing))} on {platform}, which pip left out, "
+                    "judging by this host: add it to requirements.in"
                 )
         for name in closure([n for n, i in installs.items() if i["requested"]], edges):
             install = installs[name]
             version = install["metadata"]["version"]
-            package = packages.setdefault(name, {"version": version, "requires": set(), "wheels": {}})
+            package = packages.setdefault(
+                name, {"version": version, "requires": set(), "wheels": {}}
+            )
             if package["version"] != version:
-                raise SystemExit(f"{name} is {package['version']} on one platform and {version} on {platform}: pin it in requirements.in")
+                raise SystemExit(
+                    f"{name} is {version} on {platform} and {package['version']} on another "
+                    "platform: pin it in requirements.in"
+                )
             package["requires"] |= edges[name]
             url = install["download_info"]["url"]
             file = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
@@ -147,7 +200,9 @@ def lock(requirements: Path, omitted: dict[tuple[str, str], str]) -> dict[str, A
                 "url": url,
             }
     for edge in unused:
-        raise SystemExit(f"omit.txt: {edge[0]} does not depend on {edge[1]} (any more): remove the line")
+        raise SystemExit(
+            f"omit.txt: {edge[0]} does not depend on {edge[1]} (any more): remove the line"
+        )
     wheels = [wheel for package in packages.values() for wheel in package["wheels"].values()]
     known = sizes([wheel["url"] for wheel in wheels])
     for wheel in wheels:
@@ -159,7 +214,10 @@ def dump(content: dict[str, Any]) -> str:
     """JSON with a line for each wheel, so that a diff of the lock can be read."""
     packages = []
     for name, package in sorted(content["packages"].items()):
-        wheels = [f"        {json.dumps(p)}: {json.dumps(w)}" for p, w in sorted(package["wheels"].items())]
+        wheels = [
+            f"        {json.dumps(p)}: {json.dumps(w)}"
+            for p, w in sorted(package["wheels"].items())
+        ]
         packages.append(
             f"    {json.dumps(name)}: {{\n"
             f'      "version": {json.dumps(package["version"])},\n'
@@ -173,11 +231,17 @@ def dump(content: dict[str, Any]) -> str:
 def main() -> None:
     """Refresh the lock in the source tree."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", default=Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), "third_party/pypi"), type=Path)
+    parser.add_argument(
+        "--folder",
+        default=Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), "third_party/pypi"),
+        type=Path,
+    )
     options = parser.parse_args()
-    content = lock(options.folder / "requirements.in", read_omitted((options.folder / "omit.txt").read_text()))
+    content = lock(
+        options.folder / "requirements.in", read_omitted((options.folder / "omit.txt").read_text())
+    )
     (options.folder / "lock.json").write_text(dump(content))
-    print(f"lock: {len(content['packages'])} packages for Python {PYTHON} in third_party/pypi/lock.json", file=sys.stderr)
+    print(f"lock: {len(content['packages'])} packages for Python {PYTHON}", file=sys.stderr)
 
 
 if __name__ == "__main__":

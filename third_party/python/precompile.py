@@ -1,8 +1,8 @@
-"""Writes `__pycache__` for every module below the folder given as argument, the same bytes on every machine.
+"""Writes `__pycache__` for every module below a folder, the same bytes on every machine.
 
-The bytecode is of the unchecked kind: it is used without looking at the source's time, which an unpacked archive or a
-copy of it need not keep. The interpreter puts the real path of a module into its code when it loads it, so the path
-recorded here is relative.
+The bytecode is of the unchecked kind: it is used without looking at the source's time, which an
+unpacked archive or a copy of it need not keep. The interpreter puts the real path of a module into
+its code when it loads it, so the path recorded here is relative.
 """
 
 import py_compile
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def precompile(folder: Path) -> None:
-    """Compile all modules below `folder`; a file that is no Python (a template, say) is left alone."""
+    """Compile all modules below `folder`; one that is no Python (a template) is left alone."""
     for source in sorted(folder.rglob("*.py")):
         try:
             py_compile.compile(

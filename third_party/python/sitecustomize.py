@@ -1,4 +1,4 @@
-"""Runs at the start of every interpreter: forgets PYTHONHOME, which is the launcher's message to this process alone."""
+"""Runs at every start: forgets PYTHONHOME, the launcher's message to this process alone."""
 
 import os
 

@@ -2,15 +2,18 @@
 
     python -m tools.demo.corpus --work_dir=DIR
 
-writes DIR/train.jsonl and DIR/heldout.jsonl, one list of alternating user and assistant messages a
-line. WordNet is fetched with apt (Debian's package wordnet-base; its license permits use, change
-and distribution with the notice kept).
+writes DIR/train.jsonl, DIR/common.jsonl (well known words only, in their first meaning) and
+DIR/heldout.jsonl, one list of alternating user and assistant messages a line.
+WordNet is fetched with apt (Debian's package wordnet-base; its license permits use, change and
+distribution with the notice kept).
 """
 
 import argparse
 import hashlib
 import json
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +25,7 @@ HELD_OUT_SHARE = 0.02
 # food, location, object, phenomenon, plant, shape, substance) enough are known to everybody.
 _CONCRETE_FILES = {5, 6, 8, 11, 12, 13, 15, 17, 19, 20, 25, 27}
 _MAX_KINDS = 5
+_COMMON_FREQUENCY = 12
 
 Conversation = list[str]  # user, assistant, user, assistant, ...; or one plain text alone
 Maker = Callable[[WordNet, Synset, str, random.Random], Conversation | None]
@@ -185,6 +189,37 @@ def conversations(wordnet: WordNet, synset: Synset) -> Iterator[Conversation]:
         yield _define(wordnet, synset, word, rng)
 
 
+def word_frequencies(wordnet: WordNet) -> Counter[str]:
+    """How often words occur in WordNet's own definitions and examples: how well known they are."""
+    frequencies: Counter[str] = Counter()
+    for synset in wordnet.synsets.values():
+        text = " ".join((synset.definition, *synset.examples))
+        frequencies.update(re.findall("[a-z]+", text.lower()))
+    return frequencies
+
+
+def _is_usual(wordnet: WordNet, synset: Synset, word: str) -> bool:
+    """Whether this is a word's first meaning, in a part of speech that it is often met as."""
+    counts = {}
+    for part in "nvar":
+        keys = wordnet.senses.get((word, part))
+        if keys:
+            first = wordnet.synsets[keys[0]]
+            spelled = [text.lower() for text in first.words]
+            counts[keys[0]] = first.counts[spelled.index(word)] if word in spelled else 0
+    return synset.key in counts and 4 * counts[synset.key] >= max(counts.values())
+
+
+def common_conversations(
+    wordnet: WordNet, synset: Synset, frequencies: Counter[str]
+) -> Iterator[Conversation]:
+    """Conversations about the well known words of a synset, each in its first meaning."""
+    rng = random.Random(f"common {synset.key}")
+    for word in synset.words:
+        if frequencies[word] >= _COMMON_FREQUENCY and _is_usual(wordnet, synset, word):
+            yield from _common_word(wordnet, synset, word, 0, rng)
+
+
 def is_held_out(key: str) -> bool:
     """Whether a synset is kept from training; decided by its key, so all its text stays together."""
     digest = hashlib.sha256(key.encode()).digest()
@@ -197,13 +232,17 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True)
     work_dir = parser.parse_args().work_dir
     wordnet = load(download(work_dir / "wordnet"))
-    splits: dict[str, list[Conversation]] = {
-        "train": list(small_talk.conversations()),
-        "heldout": [],
-    }
+    frequencies = word_frequencies(wordnet)
+    train, common = list(small_talk.conversations()), list(small_talk.conversations())
+    held_out: list[Conversation] = []
     for key in sorted(wordnet.synsets):
-        split = "heldout" if is_held_out(key) else "train"
-        splits[split] += conversations(wordnet, wordnet.synsets[key])
+        synset = wordnet.synsets[key]
+        if is_held_out(key):
+            held_out += conversations(wordnet, synset)
+        else:
+            train += conversations(wordnet, synset)
+            common += common_conversations(wordnet, synset, frequencies)
+    splits = {"train": train, "common": common, "heldout": held_out}
     for name, documents in splits.items():
         lines = sorted({json.dumps(document): None for document in documents})
         random.Random(name).shuffle(lines)

@@ -46,6 +46,10 @@ CONFIG = {
     "dtype": "bfloat16",
 }
 SEQUENCE = 512
+BATCH = 8
+# The first part of the time goes through all words, the rest comes back to the well known ones: in
+# an hour nothing can be learned by heart that is seen only once.
+GENERAL_SHARE = 0.2
 Weights = llama.Weights[jax.Array]
 State = tuple[Weights, Weights, Weights]  # weights, first moments, second moments
 
@@ -153,7 +157,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Trains the demo checkpoint.")
     parser.add_argument("--work_dir", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0, help="time to train for")
-    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--peak_rate", type=float, default=3e-3)
     parser.add_argument("--save_seconds", type=float, default=240.0)
     flags = parser.parse_args()
@@ -168,14 +171,17 @@ def main() -> None:
         state, count, seconds_before = restore(checkpoint, state)
     held_out = pack(flags.work_dir / "heldout.jsonl", tokenizer, 0)[:64]
     held_out_loss = jax.jit(partial(loss, config))
-    train_batches = batches(flags.work_dir / "train.jsonl", tokenizer, flags.batch, seed=count)
+    general, common = (
+        batches(flags.work_dir / name, tokenizer, BATCH, seed=count)
+        for name in ("train.jsonl", "common.jsonl")
+    )
     budget = 60.0 * flags.minutes
     started = saved = time.monotonic()
     seconds = seconds_before
     while seconds < budget:
         count += 1
         rate = learning_rate(flags.peak_rate, count, seconds / budget)
-        rows = next(train_batches)
+        rows = next(general if seconds < GENERAL_SHARE * budget else common)
         state, value = step(config, state, rows, jnp.float32(count), jnp.float32(rate))
         if count % 20 == 0:
             print(f"step {count} loss {value:.4f} rate {rate:.2e} {seconds:.0f} s", flush=True)

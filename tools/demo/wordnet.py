@@ -4,6 +4,7 @@ The format is described in wndb(5WN) and senseidx(5WN), both in the same package
 """
 
 import dataclasses
+import itertools
 import re
 import subprocess
 import tempfile
@@ -64,6 +65,14 @@ def download(folder: Path) -> Path:
         (package,) = Path(scratch).glob("wordnet-base_*.deb")
         subprocess.run(["dpkg", "-x", package, folder], check=True)
     return data
+
+
+def license_text(data: Path) -> str:
+    """The license that stands, with numbered lines, at the head of each data file."""
+    head = itertools.takewhile(
+        lambda line: line.startswith("  "), (data / "data.noun").read_text("utf-8").splitlines()
+    )
+    return "".join(re.sub(r"^ +\d+ ", "", line).rstrip() + "\n" for line in head)
 
 
 def load(data: Path) -> WordNet:

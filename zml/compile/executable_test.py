@@ -70,6 +70,22 @@ def test_what_differs_is_not_mixed_up(tmp_path: Path, monkeypatch: pytest.Monkey
     assert one.compile(scale, _abstract(one)).cached
 
 
+def test_arguments_of_another_structure_are_another_program(tmp_path: Path) -> None:
+    def of_dict(x: dict[str, jax.Array]) -> jax.Array:
+        return x["a"] - x["b"]
+
+    def of_pair(x: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return x[0] - x[1]
+
+    of_pair.__name__ = of_dict.__name__ = "same"  # and so is their StableHLO
+    platform = _platform(tmp_path / "c")
+    spec, x = _abstract(platform), platform.put(_X)
+    platform.compile(of_dict, {"a": spec, "b": spec})
+    program = platform.compile(of_pair, (spec, spec))
+    assert not program.cached
+    assert not np.asarray(program((x, x))).any()
+
+
 @pytest.mark.parametrize(
     "blob",
     [b"", b"no pickle", pickle.dumps(1), pickle.dumps((b"no program", None, None))],
@@ -80,8 +96,8 @@ def test_an_entry_that_is_no_program_is_compiled_anew(
 ) -> None:
     platform = _platform(tmp_path / "c")
     platform.compile(scale, _abstract(platform))
-    (key,) = os.listdir(tmp_path / "c")
-    ExecutableCache(tmp_path / "c").put(key, blob)
+    (entry,) = (tmp_path / "c").iterdir()
+    ExecutableCache(tmp_path / "c").put(entry.name, blob)
     program = platform.compile(scale, _abstract(platform))
     assert not program.cached
     assert "compiling it anew" in caplog.text

@@ -39,8 +39,10 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise CheckpointError(f"{where}: the chat template does not parse: {error}") from error
+        except Exception as error:  # also what Python says of code that Jinja makes of it
+            raise CheckpointError(
+                f"{where}: the chat template does not parse: {error!s:.500}"
+            ) from error
 
     @staticmethod
     def open(folder: Path) -> "ChatTemplate | None":
@@ -56,8 +58,8 @@ class ChatTemplate:
                 raise CheckpointError(f"{own_file}: cannot be read: {error}") from error
         source = config.get("chat_template")
         if isinstance(source, list):  # named templates; the one for plain chat is called default
-            named = {t.get("name"): t.get("template") for t in source if isinstance(t, dict)}
-            source = named.get("default")
+            named = (t for t in source if isinstance(t, dict) and t.get("name") == "default")
+            source = next((t.get("template") for t in named), None)
         if source is None:
             return None
         if not isinstance(source, str):
@@ -76,8 +78,11 @@ class ChatTemplate:
                 documents=None,
                 **self._special,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-            raise CheckpointError(f"{self._where}: the chat template failed: {error}") from error
+        except Exception as error:  # a template is a program: it may fail in any way
+            what = str(error) or type(error).__name__
+            raise CheckpointError(
+                f"{self._where}: the chat template failed: {what:.500}"
+            ) from error
 
 
 class _Generation(Extension):
@@ -95,9 +100,11 @@ def _token_text(token: object) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any
+) -> str:
     # Not Jinja's own filter, which escapes HTML characters.
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
 def _raise(message: str) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint folder as Hugging Face publishes it: its JSON files, read and checked."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class Checkpoint:
                 f"--model={model}: the scheme {scheme!r} is not supported yet, only local folders are; "
                 "download the checkpoint and give its folder"
             )
-        folder = Path(model).expanduser()
+        folder = Path(os.path.expanduser(model))  # noqa: PTH111  # Path's raises for an unknown user
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             raise CheckpointError(
@@ -42,7 +43,7 @@ class Checkpoint:
         value = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
         if not isinstance(value, str) or value.removeprefix("torch.") not in _DTYPES:
             raise ConfigError(
-                f"config.json: dtype is {value!r}, expected one of {', '.join(_DTYPES)}"
+                f"config.json: dtype is {value!r:.200}, expected one of {', '.join(_DTYPES)}"
             )
         return value.removeprefix("torch.")
 
@@ -78,6 +79,6 @@ def _token_ids(config: dict[str, Any], where: str) -> list[int]:
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(item) is int and item >= 0 for item in ids):
         raise ConfigError(
-            f"{where}: eos_token_id is {value!r}, expected a token id or a list of them"
+            f"{where}: eos_token_id is {value!r:.200}, expected a token id or a list of them"
         )
     return ids

@@ -80,6 +80,7 @@ class Engine:
         arch = architecture(checkpoint.config.get("model_type"))
         config = arch.read_config(checkpoint.config)
         stored = checkpoint.stored_dtype
+        checkpoint.eos_token_ids()  # raises what would else be met after loading
         if dtype == "auto":
             dtype = "float32" if platform.target == "cpu" else stored
         if seqlen is None:
@@ -173,6 +174,8 @@ class Engine:
                 self.finish_reason = "stop"
                 break
         rest = stop.push(text.flush()) + stop.flush()
+        if stop.stopped:
+            self.finish_reason = "stop"
         if rest:
             yield Piece(None, rest)
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from zml.checks import is_number
 from zml.errors import ConfigError, UsageError
 from zml.nn.sampling import SamplingState
 
 _FILTERS = ("top_k", "top_p", "min_p")
+_MOST = {"temperature": 100.0, "top_k": 2**31 - 1, "top_p": 1.0, "min_p": 1.0, "seed": 2**32 - 1}
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,18 @@ def resolve(
     """
     given = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
     asked = [name for name in _FILTERS if given[name] is not None]
-    _check("--temperature", temperature, 0.0, 100.0)
-    _check("--top_p", top_p, 0.0, 1.0, open_low=True)
-    _check("--min_p", min_p, 0.0, 1.0)
-    _check("--top_k", top_k, 0, 2**31 - 1)
-    _check("--seed", seed, 0, 2**32 - 1)
+    for name, value in {"temperature": temperature, **given, "seed": seed}.items():
+        _check_flag(name, value)
     if temperature == 0 and asked:
         raise UsageError(
             f"--temperature=0 is greedy decoding and contradicts --{asked[0]}={given[asked[0]]}: drop one of them"
         )
-    recommended = generation_config if generation_config.get("do_sample") else {}
+    do_sample = generation_config.get("do_sample")
+    if do_sample is not None and not isinstance(do_sample, bool):
+        raise ConfigError(
+            f"generation_config.json: do_sample is {do_sample!r:.200}, expected true or false"
+        )
+    recommended = generation_config if do_sample else {}
     if temperature is None:
         temperature = _number(recommended, "temperature", 1.0 if recommended or asked else 0.0)
     if temperature == 0:
@@ -71,13 +75,12 @@ def resolve(
     )
 
 
-def _check(flag: str, value: float | None, low: float, high: float, open_low: bool = False) -> None:
-    if value is None:
-        return
+def _check_flag(name: str, value: float | None) -> None:
+    open_low = name == "top_p"
     # Written so that NaN fails.
-    if not (low <= value <= high) or (open_low and value == low):
+    if value is not None and (not 0 <= value <= _MOST[name] or (open_low and value == 0)):
         raise UsageError(
-            f"{flag}={value}: expected {'more than' if open_low else 'at least'} {low}, at most {high}"
+            f"--{name}={value}: expected {'more than' if open_low else 'at least'} 0, at most {_MOST[name]}"
         )
 
 
@@ -85,8 +88,10 @@ def _number(config: dict[str, Any], key: str, default: float) -> float:
     value = config.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    whole = key != "top_k" or value == int(value) if is_number(value) else False
+    if not whole or not 0 <= value <= _MOST[key]:
+        kind = "an integer" if key == "top_k" else "a number"
         raise ConfigError(
-            f"generation_config.json: {key} is {value!r}, expected a number of at least 0"
+            f"generation_config.json: {key} is {value!r:.200}, expected {kind} from 0 to {_MOST[key]}"
         )
     return value

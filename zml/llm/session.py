@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zml.errors import NumericalError
 from zml.llm.programs import Decoder, Programs
 from zml.llm.sampling import Sampling
 
@@ -42,6 +43,7 @@ class Session:
         self._weights = weights
         self._cache = decoder.new_cache()
         self._cached: list[int] = []
+        self._turn = 0
         self.stats = Stats()
 
     def generate(
@@ -54,7 +56,8 @@ class Session:
         """Yields tokens as they are made, a stop id last, until one, `max_new_tokens`, or the context's end.
 
         Raises UsageError for an empty prompt, an id outside the vocabulary, and a prompt that leaves no room for one
-        token. The iterator may be dropped at any time; the session stays usable and keeps what it had computed.
+        token. The iterator may be dropped at any time; the session stays usable and keeps what it had computed. The
+        next generation ends it. It raises NumericalError where the model's logits are no numbers.
         """
         prompt = list(prompt)
         self._decoder.check_prompt(prompt)
@@ -67,6 +70,8 @@ class Session:
         max_new_tokens: int | None,
         stop_ids: frozenset[int],
     ) -> Iterator[int]:
+        self._turn += 1
+        turn = self._turn
         began = time.perf_counter()
         stats = self.stats = Stats(prompt_tokens=len(prompt))
         state = self._decoder.platform.put(sampling.state())
@@ -84,6 +89,12 @@ class Session:
                     self._weights, self._cache, token, position, state
                 )
             value = int(current)
+            if value < 0:
+                self._cached.clear()
+                raise NumericalError(
+                    f"the model's logits at position {len(prompt) + stats.new_tokens} are not numbers: either "
+                    f"{self._decoder.dtype.name} is too narrow for it (try --dtype=float32) or its weights are damaged"
+                )
             stats.last_token_seconds = time.perf_counter() - began
             stats.new_tokens += 1
             if stats.new_tokens == 1:
@@ -91,6 +102,8 @@ class Session:
             if left:
                 self._cached.append(value)
             yield value
+            if self._turn != turn:
+                raise RuntimeError("a later generation took over this session's KV cache")
             if value in stop_ids:
                 return
 

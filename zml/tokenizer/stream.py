@@ -16,30 +16,45 @@ class TextStream:
     def __init__(self, decode: Callable[[Sequence[int]], str], context: Sequence[int] = ()) -> None:
         """`context`: the prompt's ids, of which only the last few matter."""
         self._decode = decode
-        self._ids = list(context)[-4:]
+        # Eight tokens: a character has four bytes at most, so one begins and ends among them.
+        self._ids = list(context)[-8:]
         self._begin = 0  # the window's first token
         self._done = len(self._ids)  # tokens before this one have been given out
+        # A context that ends within a character leaves its bytes to the generation that completes it.
+        ends = range(len(self._ids), max(len(self._ids) - 4, -1), -1)
+        whole = (end for end in ends if not self._text(0, end).endswith(_REPLACEMENT))
+        self._done = next(whole, self._done)
+        self._pushed = False
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty while a character is unfinished."""
         self._ids.append(token)
-        before = self._decode(self._ids[self._begin : self._done])
-        text = self._decode(self._ids[self._begin :])
-        if len(text) <= len(before) or text.endswith(_REPLACEMENT):
+        self._pushed = True
+        text = self._rest()
+        if not text or text.endswith(_REPLACEMENT):
             return ""
         self._begin, self._done = self._done, len(self._ids)
-        return text[len(before) :]
+        return text
 
     def flush(self) -> str:
         """What is left at the end: the bytes of an unfinished character, as U+FFFD."""
-        before = self._decode(self._ids[self._begin : self._done])
-        text = self._decode(self._ids[self._begin :])
+        text = self._rest() if self._pushed else ""
         self._begin, self._done = self._done, len(self._ids)
-        return text[len(before) :]
+        return text
+
+    def _text(self, begin: int, end: int) -> str:
+        return self._decode(self._ids[begin:end])
+
+    def _rest(self) -> str:
+        before = self._text(self._begin, self._done)
+        return self._text(self._begin, len(self._ids))[len(before) :]
 
 
 class StopFilter:
-    """Ends a text at the first of some stop strings, which may be spread over pieces and are not part of it."""
+    """Ends a text before the stop string that is complete first; it may be spread over pieces.
+
+    Of several that are complete at the same character the longest counts. So how a text is cut changes nothing.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
@@ -51,10 +66,10 @@ class StopFilter:
         if self.stopped:
             return ""
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         cut = len(text) - keep
         self._held = text[cut:]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
-from zml.errors import CheckpointError
+from zml.errors import CheckpointError, UsageError
 
 
 class Tokenizer:
@@ -29,7 +29,7 @@ class Tokenizer:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         except Exception as error:  # the library raises bare Exception for a damaged file
-            raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+            raise CheckpointError(f"{path}: not a tokenizer: {error!s:.300}") from error
         backend.no_truncation()
         backend.no_padding()
         largest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -42,7 +42,16 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Token ids. Special tokens written in the text are always recognised; `add_special_tokens` puts the
-        tokenizer's own (such as BOS) around it, which a chat template has already done."""
+        tokenizer's own (such as BOS) around it, which a chat template has already done.
+
+        Raises UsageError for text that is not Unicode: bytes of a command line or of stdin that are not UTF-8.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the text is not valid UTF-8: {text[error.start : error.end]!r:.40} at character {error.start}"
+            ) from error
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
