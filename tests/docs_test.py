@@ -11,7 +11,9 @@ from examples.llm.main import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_LLM = re.compile(r'^\$ (?:echo "(?P<stdin>[^"]*)" \| )?\./bazel run //examples/llm(?: -- (?P<flags>.*))?$')
+_LLM = re.compile(
+    r'^\$ (?:echo "(?P<stdin>[^"]*)" \| )?\./bazel run //examples/llm(?: -- (?P<flags>.*))?$'
+)
 
 
 def _commands() -> list[tuple[str, str]]:
