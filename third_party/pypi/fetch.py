@@ -5,6 +5,8 @@ A wheel is named by its hash: the index, mirror, proxy or folder that pip finds 
 
 import argparse
 import fnmatch
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,9 @@ UNUSED = (
     "*/WORKSPACE",
     "*/MODULE.bazel",
 )
+
+# pip reports every attempt; the last one is enough.
+RETRY = re.compile(r"^WARNING: Retrying \(Retry\(total=[1-9].*\n", re.MULTILINE)
 
 
 def pip_arguments(file: str) -> list[str]:
@@ -41,14 +46,16 @@ def download(requirement: str, file: str, sha256: str, folder: Path, pip: str | 
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     options += ["--require-hashes", f"--dest={folder}", f"--requirement={pinned}"]
     command = [*run, "download", *options, *pip_arguments(file)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A host may forbid pip outside a virtual environment; nothing is installed here.
+    environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     wheel = folder / file
     if result.returncode or not wheel.is_file():
         found = sorted(path.name for path in folder.glob("*.whl"))
         raise SystemExit(
             f"{requirement}: pip did not get {file} with sha256 {sha256}"
             + (f", but {', '.join(found)}" if found else "")
-            + f".\npip says:\n{result.stderr.strip()}\n"
+            + f".\npip says:\n{RETRY.sub('', result.stderr).strip()}\n"
             "If the index is out of reach, mend pip's configuration (PIP_INDEX_URL, pip.conf). "
             "If it no longer has this wheel, refresh the lock: "
             "`./bazel run //third_party/pypi:lock`."

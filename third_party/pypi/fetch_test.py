@@ -43,7 +43,10 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_locked_wheel_is_downloaded(index: Path, tmp_path: Path) -> None:
+def test_a_locked_wheel_is_downloaded(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_REQUIRE_VIRTUALENV", "1")
     sha256 = make_wheel(index, {"tiny.py": "x = 1"})
     wheel = fetch.download("tiny==1.0", FILE, sha256, tmp_path, None)
     assert wheel.read_bytes() == (index / FILE).read_bytes()

@@ -103,7 +103,8 @@ def resolve(requirements: Path, tags: list[str]) -> list[dict[str, Any]]:
             f"--requirement={requirements}",
             *(f"--platform={tag}" for tag in tags),
         ]
-        if subprocess.run(command, check=False).returncode:
+        environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}  # nothing is installed
+        if subprocess.run(command, env=environment, check=False).returncode:
             raise SystemExit(
                 f"pip finds no wheels for {tags[0]} that satisfy {requirements} (see above)"
             )

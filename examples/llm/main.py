@@ -1,0 +1,158 @@
+"""The llm example: flags in, text out. Everything of substance is in zml.llm."""
+
+import io
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from examples.llm.flags import Options, parse
+from zml import log
+from zml.errors import UsageError, ZmlError
+
+if TYPE_CHECKING:
+    from zml.llm.engine import Engine
+
+_DEMO = Path(__file__).resolve().parent / "demo"
+_LOG = log.get("llm")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code: 0, 1 for what went wrong, 2 for a wrong command line."""
+    began = time.perf_counter()
+    debug = "--debug" in argv
+    try:
+        if sys.stdout is None:  # started with >&-
+            raise UsageError("stdout is closed: there is nowhere to write the text to")
+        options = parse(argv)
+        if options is None:
+            return 0
+        log.to_stderr(10 if options.debug else 20)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A character that the terminal's encoding lacks is no reason to end in the middle of an answer.
+            sys.stdout.reconfigure(errors="replace")
+        return _run(options, began)
+    except ZmlError as error:
+        if debug:
+            raise
+        _complain(f"error(llm): {error}")
+        return error.exit_code
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, and would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _complain("error(llm): stdout was closed before the text was complete")
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        _complain(f"error(llm): {error.filename or 'output'}: {error.strerror or error}")
+        return 1
+    except RuntimeError as error:
+        # jax's own type, by its name as jax may not be imported yet: what the device says, such as being out of memory.
+        if debug or type(error).__name__ != "JaxRuntimeError":
+            raise
+        _complain(f"error(llm): the device failed: {str(error).splitlines()[0]:.500}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except MemoryError as error:
+        _complain(
+            f"error(llm): out of memory: {error}; try --dry_run, a smaller --seqlen or --dtype=bfloat16"
+        )
+        return 1
+
+
+def _complain(message: str) -> None:
+    if sys.stderr is not None:
+        print(message, file=sys.stderr)
+
+
+def _run(options: Options, began: float) -> int:
+    # Here and not above: these import jax, which --help and wrong flags need not wait for.
+    from zml.compile.cache import ExecutableCache, default_folder
+    from zml.llm.engine import Engine
+    from zml.platform import Platform
+
+    folder = default_folder()
+    cache = ExecutableCache(folder) if folder else None
+    platform = Platform.init("cpu", options.cpu_device_count, cache)
+    model = str(_DEMO) if options.model is None else _users_path(options.model)
+    engine = Engine.open(model, platform, options.dtype, options.seqlen)
+    _LOG.info(
+        "%s on %s, %s, %d tokens of context",
+        engine.checkpoint.config["model_type"],
+        platform.device_name,
+        engine.decoder.dtype.name,
+        engine.decoder.length,
+    )
+    if options.dry_run:
+        return _dry_run(engine, options)
+    profile = None if options.profile is None else _users_path(options.profile)
+    return _profiled(profile, lambda: _generate(engine, options, began))
+
+
+def _users_path(path: str) -> str:
+    """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
+    if "://" in path:
+        return path
+    return str(Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(path).expanduser()))
+
+
+def _generate(engine: "Engine", options: Options, began: float) -> int:
+    from examples.llm import chat, once
+    from zml.llm.sampling import resolve
+
+    sampling = resolve(
+        engine.checkpoint.generation_config,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        seed=options.seed,
+    )
+    interactive = options.prompt is None and options.prompt_token_ids is None and _terminal()
+    if interactive and not options.json:
+        return chat.run(engine, options, sampling)
+    return once.run(engine, options, sampling, began)
+
+
+def _terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _dry_run(engine: "Engine", options: Options) -> int:
+    import json
+
+    plan = engine.memory_plan()
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "model": options.model or str(_DEMO),
+                    "memory_plan": vars(plan),
+                    "total": plan.total,
+                }
+            )
+        )
+    else:
+        print(plan)
+    return 0
+
+
+def _profiled(folder: str | None, run: Callable[[], int]) -> int:
+    if folder is None:
+        return run()
+    import jax
+
+    # jax would only say after the run that it cannot write there.
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with jax.profiler.trace(folder):
+        code = run()
+    _LOG.info("Wrote a profile to %s", folder)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,1 @@
+"""Makes the checkpoint that examples/llm embeds."""

@@ -1,0 +1,126 @@
+"""Writes the trained demo checkpoint in Hugging Face layout, with its model card.
+
+    python -m tools.demo.export --work_dir=DIR --output=examples/llm/demo
+
+reads DIR/checkpoint.npz, DIR/tokenizer and DIR/heldout.jsonl. The held-out loss in the model card is that
+of the bfloat16 weights as written, computed in float32.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import string
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+
+from tools.demo import wordnet
+from tools.demo.tokenizer import BOS, END
+from tools.demo.train import BATCH, CONFIG, SEQUENCE, Weights, loss, pack
+from zml.models import llama
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Cross entropy over the held-out conversations, in nats; special tokens count as tokens, not as bytes."""
+
+    per_token: float
+    per_byte: float
+    tokens: int
+
+
+def trained_weights(path: Path, config: llama.Config) -> tuple[Weights, int]:
+    """The float32 masters of a training checkpoint, and how many steps it has seen."""
+    specs, tree = jax.tree.flatten(llama.weight_specs(config))
+    with np.load(path) as saved:
+        # The weights come before their moments.
+        leaves = [saved[str(i)] for i in range(len(specs))]
+        return jax.tree.unflatten(tree, leaves), int(saved["count"])
+
+
+def save_weights(config: llama.Config, weights: Weights, path: Path) -> None:
+    """Writes the weights in bfloat16 under their Hugging Face names."""
+    names = [spec.name for spec in jax.tree.leaves(llama.weight_specs(config))]
+    arrays = [np.asarray(leaf.astype(jnp.bfloat16)) for leaf in jax.tree.leaves(weights)]
+    save_file(dict(zip(names, arrays, strict=True)), path, metadata={"format": "pt"})
+
+
+def load_weights(config: llama.Config, path: Path) -> Weights:
+    """Reads what `save_weights` wrote, widened to float32."""
+    tensors = load_file(path)
+    return jax.tree.map(
+        lambda spec: jnp.asarray(tensors[spec.name], jnp.float32), llama.weight_specs(config)
+    )
+
+
+def held_out_loss(
+    config: llama.Config, weights: Weights, tokenizer: Tokenizer, conversations: Path
+) -> HeldOutLoss:
+    """The loss over all the rows that the conversations are packed into."""
+    rows = pack(conversations, tokenizer, 0)
+    rows = rows[: len(rows) // BATCH * BATCH]
+    batch_loss = jax.jit(partial(loss, config))
+    losses = [float(batch_loss(weights, batch)) for batch in np.split(rows, len(rows) // BATCH)]
+    predicted = rows[:, 1:]
+    texts = tokenizer.decode_batch(predicted.tolist(), skip_special_tokens=True)
+    per_token = float(np.mean(losses))
+    text_bytes = sum(len(text.encode()) for text in texts)
+    return HeldOutLoss(per_token, per_token * predicted.size / text_bytes, predicted.size)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a configuration file."""
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+def model_card(weights: Weights, steps: int, held_out: HeldOutLoss) -> str:
+    """model_card.md with its figures filled in."""
+    template = string.Template(Path(__file__).with_name("model_card.md").read_text("utf-8"))
+    return template.substitute(
+        parameters=f"{sum(leaf.size for leaf in jax.tree.leaves(weights)) / 1e6:.1f}",
+        steps=steps,
+        train_tokens=f"{steps * BATCH * SEQUENCE / 1e6:.1f}",
+        loss=f"{held_out.per_token:.3f}",
+        perplexity=f"{math.exp(held_out.per_token):.1f}",
+        nats=f"{held_out.per_byte:.3f}",
+        bits=f"{held_out.per_byte / math.log(2):.3f}",
+        tokens=f"{held_out.tokens:,}",
+    )
+
+
+def main() -> None:
+    """Writes every file of the checkpoint."""
+    parser = argparse.ArgumentParser(description="Exports the demo checkpoint.")
+    parser.add_argument("--work_dir", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    flags = parser.parse_args()
+    flags.output.mkdir(parents=True, exist_ok=True)
+    config = llama.Config.from_dict(CONFIG)
+    weights, steps = trained_weights(flags.work_dir / "checkpoint.npz", config)
+    save_weights(config, weights, flags.output / "model.safetensors")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(flags.work_dir / "tokenizer" / name, flags.output / name)
+    tokenizer = Tokenizer.from_file(str(flags.output / "tokenizer.json"))
+    ids = {"bos_token_id": tokenizer.token_to_id(BOS), "eos_token_id": tokenizer.token_to_id(END)}
+    ids["pad_token_id"] = ids["eos_token_id"]
+    write_json(flags.output / "config.json", {**CONFIG, **ids})
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
+    write_json(flags.output / "generation_config.json", {**ids, **sampling})
+    exported = load_weights(config, flags.output / "model.safetensors")
+    held_out = held_out_loss(config, exported, tokenizer, flags.work_dir / "heldout.jsonl")
+    (flags.output / "README.md").write_text(model_card(weights, steps, held_out), "utf-8")
+    license_text = wordnet.license_text(flags.work_dir / "wordnet/usr/share/wordnet")
+    (flags.output / "LICENSE").write_text(license_text, "utf-8")
+    print(held_out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Makes the golden outputs in tests/golden."""

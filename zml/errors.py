@@ -1,0 +1,32 @@
+"""The errors a user of zml can meet. Each message says what was given, what was expected, where, and how to mend it."""
+
+
+class ZmlError(Exception):
+    """Base of all errors that are the input's or the machine's fault, not the program's.
+
+    A command-line tool prints the message alone (no traceback) and exits with `exit_code`.
+    """
+
+    exit_code = 1
+
+
+class UsageError(ZmlError):
+    """A flag or an argument is wrong or contradicts another one."""
+
+    exit_code = 2
+
+
+class CheckpointError(ZmlError):
+    """A checkpoint folder, or one of its files, is missing, damaged or not what it claims to be."""
+
+
+class ConfigError(CheckpointError):
+    """config.json asks for something that the model does not have, or does not understand."""
+
+
+class UnsupportedError(ZmlError):
+    """The request is well formed, but this build or this machine cannot serve it."""
+
+
+class NumericalError(ZmlError):
+    """The model's arithmetic left the numbers: its logits are NaN or infinite."""

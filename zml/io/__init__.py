@@ -1,0 +1,6 @@
+"""Weights on disk: safetensors headers, the tensor store, loading onto devices."""
+
+from zml.io.spec import WeightSpec
+from zml.io.store import TensorStore
+
+__all__ = ["TensorStore", "WeightSpec"]

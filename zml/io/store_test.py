@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zml.errors import CheckpointError
+from zml.io import TensorStore, WeightSpec
+from zml.testing.files import tensors
+
+_ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def _shards(folder: Path, weight_map: Any, **files: dict[str, np.ndarray]) -> Path:
+    for name, arrays in files.items():
+        (folder / name).write_bytes(tensors(arrays))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def test_a_single_file_comes_before_an_index(tmp_path: Path) -> None:
+    _shards(tmp_path, {"b": "s1"}, s1={"b": _ARRAY})
+    (tmp_path / "model.safetensors").write_bytes(tensors({"a": _ARRAY}))
+    assert list(TensorStore.open(tmp_path).entries) == ["a"]
+
+
+def test_an_index_joins_its_files(tmp_path: Path) -> None:
+    _shards(tmp_path, {"a": "s1", "b": "s2"}, s1={"a": _ARRAY}, s2={"b": _ARRAY})
+    entries = TensorStore.open(tmp_path).entries
+    assert {name: entry.file.name for name, entry in entries.items()} == {"a": "s1", "b": "s2"}
+
+
+def test_a_tensor_in_two_files_is_read_from_the_one_that_the_index_names(tmp_path: Path) -> None:
+    _shards(tmp_path, {"a": "s1", "b": "s2"}, s1={"a": _ARRAY}, s2={"a": 0 * _ARRAY, "b": _ARRAY})
+    assert TensorStore.open(tmp_path).entries["a"].file.name == "s1"
+
+
+def test_a_folder_without_weights_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"expected model\.safetensors or .*index\.json"):
+        TensorStore.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../s1", "in the same folder"),
+        ("/etc/passwd", "in the same folder"),
+        ("sub/s1", "in the same folder"),
+        ("s1/", "in the same folder"),
+        ("s1\0", "in the same folder"),
+        ("..", "is not in"),
+        (".", "is not in|in the same folder"),
+        ("", "is not in"),
+        ("s9", "is not in"),
+        ("x" * 5000, "is not in"),
+        ("\ud800", "is not in"),
+        (7, "in the same folder"),
+        (None, "in the same folder"),
+        ("s2", "a: not in the file that the index names"),
+    ],
+)
+def test_an_index_leads_only_to_files_beside_it(name: Any, said: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "s1").write_bytes(tensors({"a": _ARRAY}))
+    _shards(folder, {"a": name}, s1={"a": _ARRAY}, s2={"b": _ARRAY})
+    with pytest.raises(CheckpointError, match=said):
+        TensorStore.open(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"1", b"{}", b'{"weight_map": 1}', b'{"weight_map": ["a"]}', b'{"weight_map": null}',
+        b'{"weight_map": {"a": ["s1"]}}', b'{"weight_map": {"a": 1, "b": "s1"}}', b"\xff", b"[" * 200_000,
+    ],
+)  # fmt: skip
+def test_a_damaged_index_is_an_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"index\.json: expected a JSON object"):
+        TensorStore.open(tmp_path)
+
+
+def test_check_names_what_does_not_fit_and_what_is_left_over(tmp_path: Path) -> None:
+    arrays = dict.fromkeys("abz", _ARRAY)
+    (tmp_path / "model.safetensors").write_bytes(tensors(arrays))
+    store = TensorStore.open(tmp_path)
+    assert store.check([WeightSpec("a", (2, 3))]) == ["b", "z"]
+    wrong = [WeightSpec("a", (3, 2)), WeightSpec("b", (2, 3, 1)), WeightSpec("z", (2, 3))]
+    missing = [WeightSpec(f"m{i}", (1,)) for i in range(6)]
+    with pytest.raises(CheckpointError) as error:
+        store.check(wrong + missing)
+    message = str(error.value)
+    assert "m0, m1, m2, m3 and 2 more missing" in message
+    assert "a is [2, 3], expected [3, 2], b is [2, 3], expected [2, 3, 1]" in message

@@ -1,0 +1,1 @@
+"""The generation engine: a checkpoint becomes text. Command-line tools and servers stand on this package."""

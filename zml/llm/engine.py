@@ -1,0 +1,245 @@
+"""The engine: opens a checkpoint on a platform (weights, programs and tokenizer side by side) and generates text."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from zml import log
+from zml.errors import CheckpointError, UsageError
+from zml.io import TensorStore
+from zml.io.load import load, stored_bytes
+from zml.llm.chat import ChatTemplate, Message
+from zml.llm.checkpoint import Checkpoint
+from zml.llm.plan import MemoryPlan
+from zml.llm.programs import Decoder, Programs
+from zml.llm.sampling import Sampling
+from zml.llm.session import Session
+from zml.models import architecture
+from zml.platform import Platform
+from zml.tokenizer import StopFilter, TextStream, Tokenizer
+
+_LOG = log.get("llm")
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+DEFAULT_SEQLEN = 2048
+"""The context length where neither the user nor the model sets a smaller one."""
+
+
+@dataclass
+class Timings:
+    """Seconds that the parts of opening took; they overlap."""
+
+    tokenizer: float = 0.0
+    compile: float = 0.0
+    load: float = 0.0
+    compile_cached: bool = False
+    load_bytes: int = 0
+
+
+@dataclass
+class Piece:
+    """A step of generation: the token, and the text that it completed. The last one may be text alone."""
+
+    token: int | None
+    text: str
+
+
+class Engine:
+    """A checkpoint on a platform. `open` reads and checks the small files; `start` compiles and loads."""
+
+    def __init__(self, checkpoint: Checkpoint, decoder: Decoder, store: TensorStore) -> None:
+        self.checkpoint = checkpoint
+        self.decoder = decoder
+        self.timings = Timings()
+        self._store = store
+        self._specs = decoder.architecture.weight_specs(decoder.config)
+        self._programs = Programs(decoder)
+        self._tokenizer: Tokenizer | None = None
+        self._template: ChatTemplate | None = None
+        self._session: Session | None = None
+
+    @staticmethod
+    def open(
+        model: str, platform: Platform, dtype: str = "auto", seqlen: int | None = None
+    ) -> "Engine":
+        """Reads config and headers of a local checkpoint folder, and checks them against each other.
+
+        dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is float32
+        on cpu, where XLA's products of 16-bit numbers are many times slower. seqlen: the context in tokens.
+        """
+        checkpoint = Checkpoint.open(model)
+        arch = architecture(checkpoint.config.get("model_type"))
+        config = arch.read_config(checkpoint.config)
+        stored = checkpoint.stored_dtype
+        checkpoint.eos_token_ids()  # raises what would else be met after loading
+        if dtype == "auto":
+            dtype = "float32" if platform.target == "cpu" else stored
+        if seqlen is None:
+            seqlen = min(DEFAULT_SEQLEN, config.max_positions)
+        elif seqlen > config.max_positions:
+            raise UsageError(
+                f"--seqlen={seqlen}: the model was made for at most {config.max_positions} positions "
+                "(max_position_embeddings in config.json)"
+            )
+        store = TensorStore.open(checkpoint.folder)
+        decoder = Decoder(arch, config, platform, _DTYPES[dtype], seqlen)
+        engine = Engine(checkpoint, decoder, store)
+        store.check(jax.tree.leaves(engine._specs))
+        return engine
+
+    def open_tokenizer(self) -> None:
+        """Opens tokenizer and chat template. A checkpoint used with token ids alone does not need them."""
+        began = time.perf_counter()
+        self._tokenizer = Tokenizer.open(self.checkpoint.folder, self.decoder.config.vocab_size)
+        self._template = ChatTemplate.open(self.checkpoint.folder)
+        self.timings.tokenizer = time.perf_counter() - began
+        _LOG.info("Loaded tokenizer [%.3fs]", self.timings.tokenizer)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the checkpoint comes with a tokenizer.json."""
+        return (self.checkpoint.folder / "tokenizer.json").is_file()
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether messages can be rendered; `open_tokenizer` comes first."""
+        return self._template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a plain text, with the tokenizer's own special tokens (BOS) around it."""
+        return self._need_tokenizer().encode(text, add_special_tokens=True)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the prompt for the assistant's next message."""
+        if self._template is None:
+            raise CheckpointError(
+                f"{self.checkpoint.folder}: the checkpoint has no chat template (chat_template.jinja, or chat_template "
+                "in tokenizer_config.json); use --raw to continue a text"
+            )
+        text = self._template.render(messages)
+        return self._need_tokenizer().encode(text, add_special_tokens=False)
+
+    def check_prompt(self, prompt: Sequence[int]) -> None:
+        """Raises UsageError for a prompt that cannot be run, before anything is loaded for it."""
+        self.decoder.check_prompt(prompt)
+
+    def start(self, prompt_tokens: int | None = None) -> None:
+        """Compiles the programs and loads the weights, at the same time.
+
+        prompt_tokens: the length of the first prompt where it is known, so that its programs are ready with the rest.
+        """
+        with ThreadPoolExecutor(2, thread_name_prefix="zml-start") as pool:
+            compiling = pool.submit(self._compile, prompt_tokens)
+            loading: Future[Any] = pool.submit(self._load)
+            weights = loading.result()
+            compiling.result()
+        self._session = Session(self.decoder, self._programs, weights)
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        max_new_tokens: int | None = None,
+        stops: Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> Iterator[Piece]:
+        """Yields tokens and their text as they are made. `finish_reason` tells afterwards why it ended.
+
+        Text holds whole characters only, and nothing of a stop string; a last piece without a token brings what was
+        held back.
+        """
+        session = self.session
+        stop_ids = frozenset() if ignore_eos else self.checkpoint.eos_token_ids()
+        tokens = session.generate(prompt, sampling, max_new_tokens, stop_ids)
+        decode = self._tokenizer.decode if self._tokenizer else lambda ids: ""
+        return self._pieces(tokens, TextStream(decode, prompt), StopFilter(stops), stop_ids)
+
+    def _pieces(
+        self, tokens: Iterator[int], text: TextStream, stop: StopFilter, stop_ids: frozenset[int]
+    ) -> Iterator[Piece]:
+        self.finish_reason = "length"
+        for token in tokens:
+            ended = token in stop_ids
+            yield Piece(token, "" if ended else stop.push(text.push(token)))
+            if ended or stop.stopped:
+                self.finish_reason = "stop"
+                break
+        rest = stop.push(text.flush()) + stop.flush()
+        if stop.stopped:
+            self.finish_reason = "stop"
+        if rest:
+            yield Piece(None, rest)
+
+    finish_reason: str = "length"
+    """Why the last generation ended: `stop` (an EOS id or a stop string) or `length`."""
+
+    @property
+    def session(self) -> Session:
+        """The session of a started engine."""
+        if self._session is None:
+            raise RuntimeError("Engine.start comes before generation")
+        return self._session
+
+    def decode_weight_bytes(self) -> int:
+        """Weight bytes that one decode step reads: all but the embedding table, unless it is the output layer too."""
+        specs = self._specs
+        total = sum(spec.size for spec in jax.tree.leaves(specs))
+        if specs.lm_head is not None:
+            total -= specs.embedding.size
+        return int(total * self.decoder.dtype.itemsize)
+
+    def memory_plan(self) -> MemoryPlan:
+        """What a run will take, without loading: the programs are compiled, the weights only counted."""
+        self._compile(None)
+        weights = sum(spec.size for spec in jax.tree.leaves(self._specs))
+        cache = jax.tree.leaves(self.decoder.abstract_cache())
+        return MemoryPlan(
+            weights=weights * self.decoder.dtype.itemsize,
+            kv_cache=sum(leaf.size * leaf.dtype.itemsize for leaf in cache),
+            temporaries={e.name: e.temporary_bytes for e in self._programs.compiled},
+            checkpoint=stored_bytes(self._specs, self._store),
+        )
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            self.open_tokenizer()
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    def _compile(self, prompt_tokens: int | None) -> None:
+        began = time.perf_counter()
+        buckets = self.decoder.buckets()
+        if prompt_tokens is not None:
+            needed = {next((b for b in buckets if b >= prompt_tokens), buckets[-1])}
+            rest = prompt_tokens % buckets[-1]
+            if prompt_tokens > buckets[-1] and rest:
+                needed.add(next(b for b in buckets if b >= rest))
+            buckets = tuple(sorted(needed))
+        for bucket in buckets:
+            self._programs.prefill(bucket)
+        self._programs.decode()
+        compiled = self._programs.compiled
+        self.timings.compile = time.perf_counter() - began
+        self.timings.compile_cached = all(program.cached for program in compiled)
+        _LOG.info(
+            "Compiled %d programs, %d of them from the cache [%.3fs]",
+            len(compiled),
+            sum(program.cached for program in compiled),
+            self.timings.compile,
+        )
+
+    def _load(self) -> Any:
+        began = time.perf_counter()
+        weights = load(self._specs, self._store, self.decoder.platform, self.decoder.dtype)
+        self.timings.load = time.perf_counter() - began
+        self.timings.load_bytes = stored_bytes(self._specs, self._store)
+        return weights

@@ -1,0 +1,103 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zml.errors import ConfigError, UsageError
+from zml.llm.sampling import Sampling, resolve
+
+_CONFIG = {"do_sample": True, "temperature": 0.6, "top_k": 50, "top_p": 0.9, "min_p": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "expected"),
+    [
+        # What nobody asks for is greedy, also where the checkpoint names filters and does not sample.
+        ({}, {}, Sampling()),
+        ({"temperature": 0.6, "top_p": 0.9}, {}, Sampling()),
+        (_CONFIG | {"do_sample": False}, {}, Sampling()),
+        (_CONFIG | {"do_sample": None}, {}, Sampling()),
+        # A flag asks for sampling: with the flag's value and no other filter.
+        ({}, {"temperature": 0.5}, Sampling(0.5)),
+        ({}, {"top_k": 5}, Sampling(1.0, top_k=5)),
+        ({}, {"top_p": 0.5}, Sampling(1.0, top_p=0.5)),
+        ({}, {"min_p": 0.0}, Sampling(1.0)),
+        (_CONFIG | {"do_sample": False}, {"top_k": 5}, Sampling(1.0, top_k=5)),
+        # A checkpoint that samples recommends, and flags go over it one by one.
+        (_CONFIG, {}, Sampling(0.6, 50, 0.9, 0.05)),
+        ({"do_sample": True}, {}, Sampling(1.0)),
+        (_CONFIG, {"temperature": 1.5}, Sampling(1.5, 50, 0.9, 0.05)),
+        (_CONFIG, {"top_k": 0, "top_p": 1.0}, Sampling(0.6, 0, 1.0, 0.05)),
+        (_CONFIG, {"temperature": 0.0}, Sampling()),
+        (_CONFIG | {"temperature": 0}, {}, Sampling()),
+        (_CONFIG | {"top_k": None}, {}, Sampling(0.6, 0, 0.9, 0.05)),
+        # The seed always counts.
+        ({}, {"seed": 2**32 - 1}, Sampling(seed=2**32 - 1)),
+        (_CONFIG, {"seed": 3}, Sampling(0.6, 50, 0.9, 0.05, 3)),
+    ],
+)
+def test_flags_go_over_what_the_checkpoint_recommends(
+    config: dict[str, Any], flags: dict[str, Any], expected: Sampling
+) -> None:
+    assert resolve(config, **flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"temperature": -0.1}, "--temperature=-0.1: expected at least 0, at most 100"),
+        ({"temperature": math.nan}, "--temperature=nan"),
+        ({"temperature": math.inf}, "--temperature=inf"),
+        ({"top_p": 0.0}, "--top_p=0.0: expected more than 0, at most 1"),
+        ({"top_p": 1.01}, "--top_p=1.01"),
+        ({"top_p": math.nan}, "--top_p=nan"),
+        ({"min_p": -1}, "--min_p=-1"),
+        ({"min_p": 1.5}, "--min_p=1.5"),
+        ({"top_k": -1}, "--top_k=-1"),
+        ({"top_k": 2**31}, "--top_k=2147483648"),
+        ({"seed": -1}, "--seed=-1"),
+        ({"seed": 2**32}, "--seed=4294967296"),
+        ({"temperature": 0.0, "top_k": 5}, "--temperature=0 is greedy .* contradicts --top_k=5"),
+        ({"temperature": 0.0, "min_p": 0.1}, "contradicts --min_p=0.1"),
+    ],
+)
+def test_flags_out_of_range_are_refused(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        resolve({}, **flags)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": "hot"},
+        {"temperature": -1},
+        {"temperature": 10**400},
+        {"top_k": True},
+        {"top_k": 2**40},
+        {"top_k": 2.5},
+        {"top_p": math.nan},
+        {"top_p": 1.5},
+        {"min_p": [0.1]},
+        {"do_sample": "yes"},
+    ],
+    ids=str,
+)
+def test_a_generation_config_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    (key,) = wrong
+    with pytest.raises(ConfigError, match=rf"^generation_config\.json: {key} is "):
+        resolve(_CONFIG | wrong)
+
+
+def test_what_the_flags_replace_is_not_looked_at() -> None:
+    assert resolve(_CONFIG | {"top_k": "broken"}, top_k=3).top_k == 3
+
+
+def test_the_state_has_the_dtypes_that_programs_are_compiled_for() -> None:
+    state = Sampling(0.5, 2**31 - 1, 0.9, 0.1, 2**32 - 1).state()
+    kinds = [
+        leaf.dtype
+        for leaf in (state.temperature, state.top_k, state.top_p, state.min_p, state.seed)
+    ]
+    assert kinds == [np.float32, np.int32, np.float32, np.float32, np.uint32]
+    assert (int(state.top_k), int(state.seed)) == (2**31 - 1, 2**32 - 1)

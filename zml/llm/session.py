@@ -1,0 +1,141 @@
+"""A session: one sequence, its KV cache, and generation over it."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zml.errors import NumericalError
+from zml.llm.programs import Decoder, Programs
+from zml.llm.sampling import Sampling
+
+
+@dataclass
+class Stats:
+    """What a generation did; times in seconds on the monotonic clock, from the moment the prompt was ready."""
+
+    prompt_tokens: int = 0
+    prefilled_tokens: int = 0
+    new_tokens: int = 0
+    first_token_seconds: float = 0.0
+    last_token_seconds: float = 0.0
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens that were run (those found in the cache are not) over the time to the first token."""
+        return self.prefilled_tokens / self.first_token_seconds if self.first_token_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Tokens after the first over the time after the first; 0 where there was only one."""
+        seconds = self.last_token_seconds - self.first_token_seconds
+        return (self.new_tokens - 1) / seconds if self.new_tokens > 1 and seconds > 0 else 0.0
+
+
+class Session:
+    """Generates over one KV cache; a prompt that begins with what the cache holds is only run from where it differs."""
+
+    def __init__(self, decoder: Decoder, programs: Programs, weights: Any) -> None:
+        self._decoder = decoder
+        self._programs = programs
+        self._weights = weights
+        self._cache = decoder.new_cache()
+        self._cached: list[int] = []
+        self._turn = 0
+        self.stats = Stats()
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        max_new_tokens: int | None,
+        stop_ids: frozenset[int] = frozenset(),
+    ) -> Iterator[int]:
+        """Yields tokens as they are made, a stop id last, until one, `max_new_tokens`, or the context's end.
+
+        Raises UsageError for an empty prompt, an id outside the vocabulary, and a prompt that leaves no room for one
+        token. The iterator may be dropped at any time; the session stays usable and keeps what it had computed. The
+        next generation ends it. It raises NumericalError where the model's logits are no numbers.
+        """
+        prompt = list(prompt)
+        self._decoder.check_prompt(prompt)
+        return self._run(prompt, sampling, max_new_tokens, stop_ids)
+
+    def _run(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        max_new_tokens: int | None,
+        stop_ids: frozenset[int],
+    ) -> Iterator[int]:
+        self._turn += 1
+        turn = self._turn
+        began = time.perf_counter()
+        stats = self.stats = Stats(prompt_tokens=len(prompt))
+        state = self._decoder.platform.put(sampling.state())
+        token, position = self._prefill(prompt, state)
+
+        budget = self._decoder.length - len(prompt)
+        if max_new_tokens is not None:
+            budget = min(budget, max_new_tokens)
+        decode = self._programs.decode() if budget > 1 else None
+        for left in range(budget - 1, -1, -1):
+            current = token
+            if left and decode is not None:
+                # The next step is on its way before this token is read: the device never waits for the host.
+                token, position, self._cache = decode(
+                    self._weights, self._cache, token, position, state
+                )
+            value = int(current)
+            if value < 0:
+                self._cached.clear()
+                raise NumericalError(
+                    f"the model's logits at position {len(prompt) + stats.new_tokens} are not numbers: either "
+                    f"{self._decoder.dtype.name} is too narrow for it (try --dtype=float32) or its weights are damaged"
+                )
+            stats.last_token_seconds = time.perf_counter() - began
+            stats.new_tokens += 1
+            if stats.new_tokens == 1:
+                stats.first_token_seconds = stats.last_token_seconds
+            if left:
+                self._cached.append(value)
+            yield value
+            if self._turn != turn:
+                raise RuntimeError("a later generation took over this session's KV cache")
+            if value in stop_ids:
+                return
+
+    def _prefill(self, prompt: list[int], state: Any) -> tuple[Any, Any]:
+        # At least the last token is run, for its logits.
+        start = min(_common_prefix(self._cached, prompt), len(prompt) - 1)
+        buckets = self._decoder.buckets()
+        token = position = None
+        while start < len(prompt):
+            rest = len(prompt) - start
+            bucket = next((size for size in buckets if size >= rest), buckets[-1])
+            # A chunk must not reach over the cache's end: it begins earlier then and runs some tokens again.
+            start = min(start, self._decoder.length - bucket)
+            chunk = prompt[start : start + bucket]
+            tokens = np.zeros(bucket, np.int32)
+            tokens[: len(chunk)] = chunk
+            # What the cache held from here on is overwritten, so it is forgotten before the call, not after.
+            del self._cached[start:]
+            arguments = self._decoder.platform.put(
+                (tokens, np.asarray(start, np.int32), np.asarray(len(chunk), np.int32))
+            )
+            token, position, self._cache = self._programs.prefill(bucket)(
+                self._weights, self._cache, *arguments, state
+            )
+            self._cached += chunk
+            self.stats.prefilled_tokens += len(chunk)
+            start += len(chunk)
+        return token, position
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    for index, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return index
+    return min(len(a), len(b))

@@ -1,0 +1,1 @@
+"""Layers as plain functions and small dataclasses of arrays."""
