@@ -37,7 +37,7 @@ private() {
   "$command" -o Dir::State="$work/state" -o Dir::State::status="$work/status" -o Dir::Cache="$work/cache" \
     -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- -o Dir::Etc::preferences=- \
     -o Dir::Etc::preferencesparts="$work/preferences.d" -o APT::Architecture="$arch" -o APT::Architectures="$arch" \
-    -o APT::Install-Recommends=false -o Acquire::Languages=none -o APT::Sandbox::User= -o Acquire::Check-Valid-Until=false "$@"
+    -o APT::Default-Release= -o APT::Install-Recommends=false -o Acquire::Languages=none -o APT::Sandbox::User= -o Acquire::Check-Valid-Until=false "$@"
 }
 
 # One line `G GROUP ARCH NAME` for each member of a group, and the record of each package as apt-cache shows it.
