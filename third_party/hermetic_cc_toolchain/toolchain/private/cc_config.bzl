@@ -125,6 +125,8 @@ def _macho_link_flags(target, root, runtime):
             "-target",
             target.zig_target,
             "-nostdlib",
+            # zig would write where each object file lies on this machine, for a debugger, and that in a sandbox which is gone by then.
+            "-Wl,-S",
         ]),
         _flags(_LINK, ["-Wl,-dead_strip"], "opt"),
         # By path: at -lc++ zig would build its own.
