@@ -59,7 +59,7 @@ def test_the_tree_is_settled_for_its_place(host: Host) -> None:
 
 def test_rc_names_every_module(host: Host) -> None:
     host.run("--version")
-    (rc,) = host.tree().glob("rc/*.bazelrc")
+    (rc,) = host.tree().glob("rc/*/bazelrc")
     overrides = [line for line in rc.read_text().splitlines() if "--override_module=" in line]
     assert len(overrides) == 13
     for line in overrides:
@@ -157,6 +157,15 @@ def test_half_a_tree_is_not_used(host: Host) -> None:
     (tree / "bazel").unlink()  # as when the machine goes down before the last step
     (tree / "usr/bin/bazel").unlink()
     assert host.run("--version")[:2] == (0, "bazel 7.7.1\n")
+
+
+def test_what_is_no_tree_is_ignored(host: Host) -> None:
+    other = host.trees / "other"
+    other.mkdir(parents=True)
+    (other / "bazel").write_text("#!/bin/sh\nexit 3\n")
+    (other / "bazel").chmod(0o755)
+    assert host.run("--version")[:2] == (0, "bazel 7.7.1\n")
+    assert host.run("--version") == (0, "bazel 7.7.1\n", "")
 
 
 def test_interrupt_leaves_nothing(host: Host) -> None:
