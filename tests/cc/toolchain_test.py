@@ -23,7 +23,7 @@ def library(name: str) -> Path:
 def axpy_target() -> None:
     """Registers this machine's library with XLA."""
     handler = ctypes.CDLL(str(library("HANDLER").resolve())).AxpyHandler
-    capsule = jax.ffi.pycapsule(handler)  # type: ignore[no-untyped-call]
+    capsule = jax.ffi.pycapsule(handler)
     jax.ffi.register_ffi_target("axpy", capsule, platform="cpu")
 
 

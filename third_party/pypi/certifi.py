@@ -18,7 +18,7 @@ OWN = str(Path(__file__).with_name("cacert.pem"))
 
 def where() -> str:
     """Path of the bundle of certificates."""
-    return next((path for path in HOST if os.path.isfile(path)), OWN)
+    return next((path for path in HOST if Path(path).is_file()), OWN)
 
 
 def contents() -> str:

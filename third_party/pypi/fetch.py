@@ -42,7 +42,7 @@ def download(requirement: str, file: str, sha256: str, folder: Path, pip: str | 
     """Path of the verified wheel in `folder`; SystemExit with one message if pip cannot get it."""
     pinned = folder / "requirements.txt"
     pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-    run = [sys.executable, pip] if pip else [sys.executable, "-m", "pip"]
+    run = [sys.executable, "-I", pip] if pip else [sys.executable, "-m", "pip"]
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     options += ["--require-hashes", f"--dest={folder}", f"--requirement={pinned}"]
     command = [*run, "download", *options, *pip_arguments(file)]

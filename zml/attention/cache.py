@@ -27,7 +27,7 @@ class KvCache[T]:
         return KvCache((entry,) * layers, (entry,) * layers)
 
 
-def append(cached: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
+def append(cached: jax.Array, new: jax.Array, start: jax.Array | int) -> jax.Array:
     """Writes new [tokens, kv_heads, head_dim] into cached [kv_heads, length, head_dim] at position `start`.
 
     The caller keeps start + tokens <= length; XLA would otherwise move the write back silently.

@@ -4,7 +4,7 @@ A checkpoint's config.json gives a `Config`; `weight_specs` declares the weights
 sequence, `hidden_states` + `logits` a chunk of it over a KV cache.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -163,22 +163,35 @@ def random_weights(config: Config, key: jax.Array, dtype: Any = jnp.float32) -> 
     return jax.tree.unflatten(tree, leaves)
 
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-
-
+# Compiled as one function that the program calls for each layer: tracing and lowering take as long as for one layer.
+@partial(jax.jit, static_argnums=0)
 def _layer(
-    config: Config, layer: Layer[jax.Array], x: jax.Array, positions: jax.Array, attend: Attend
-) -> jax.Array:
-    """One decoder layer over x [tokens, hidden]; `attend` mixes q, k, v [tokens, heads, head_dim]."""
+    config: Config,
+    layer: Layer[jax.Array],
+    x: jax.Array,
+    start: jax.Array | int,
+    cached: tuple[jax.Array, jax.Array] | None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """One decoder layer over x [tokens, hidden], which stands at positions start, start + 1, ....
+
+    Returns the same for the next layer, and keys and values [kv_heads, length, head_dim]: those of `cached` with the
+    new ones written, or, where nothing is cached, the new ones alone.
+    """
     tokens = x.shape[0]
+    positions = start + jnp.arange(tokens)
     h = rms_norm(x, layer.attention_norm, config.norm_eps)
     q = layer.q(h).reshape(tokens, config.heads, config.head_dim)
     k = layer.k(h).reshape(tokens, config.kv_heads, config.head_dim)
     v = layer.v(h).reshape(tokens, config.kv_heads, config.head_dim)
-    mixed = attend(rotate(q, positions, config.rope), rotate(k, positions, config.rope), v)
-    x = x + layer.o(mixed.reshape(tokens, -1))
+    q, k = rotate(q, positions, config.rope), rotate(k, positions, config.rope)
+    if cached is None:
+        keys, values = k.swapaxes(0, 1), v.swapaxes(0, 1)
+    else:
+        keys, values = append(cached[0], k, start), append(cached[1], v, start)
+    x = x + layer.o(attention(q, keys, values, start).reshape(tokens, -1))
     h = rms_norm(x, layer.mlp_norm, config.norm_eps)
-    return x + layer.down(ACTIVATIONS[config.activation](layer.gate(h)) * layer.up(h))
+    x = x + layer.down(ACTIVATIONS[config.activation](layer.gate(h)) * layer.up(h))
+    return x, (keys, values)
 
 
 def hidden_states(
@@ -193,23 +206,12 @@ def hidden_states(
     Returns the normalised hidden states [n, hidden] and the cache with the n tokens written.
     """
     x = weights.embedding[tokens]
-    positions = start + jnp.arange(tokens.shape[0])
-    keys, values = [], []
-    for layer, old_k, old_v in zip(weights.layers, cache.keys, cache.values, strict=True):
-
-        def attend(
-            q: jax.Array,
-            k: jax.Array,
-            v: jax.Array,
-            old_k: jax.Array = old_k,
-            old_v: jax.Array = old_v,
-        ) -> jax.Array:
-            keys.append(append(old_k, k, start))
-            values.append(append(old_v, v, start))
-            return attention(q, keys[-1], values[-1], start)
-
-        x = _layer(config, layer, x, positions, attend)
-    return rms_norm(x, weights.norm, config.norm_eps), KvCache(tuple(keys), tuple(values))
+    new = []
+    for layer, *cached in zip(weights.layers, cache.keys, cache.values, strict=True):
+        x, written = _layer(config, layer, x, start, (cached[0], cached[1]))
+        new.append(written)
+    keys, values = zip(*new, strict=True)
+    return rms_norm(x, weights.norm, config.norm_eps), KvCache(keys, values)
 
 
 def logits(config: Config, weights: Weights[jax.Array], hidden: jax.Array) -> jax.Array:
@@ -221,11 +223,6 @@ def logits(config: Config, weights: Weights[jax.Array], hidden: jax.Array) -> ja
 def forward(config: Config, weights: Weights[jax.Array], tokens: jax.Array) -> jax.Array:
     """Logits [n, vocab] (float32) of a whole sequence tokens [n] from position 0, without a cache."""
     x = weights.embedding[tokens]
-    positions = jnp.arange(tokens.shape[0])
-
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attention(q, k.swapaxes(0, 1), v.swapaxes(0, 1), 0)
-
     for layer in weights.layers:
-        x = _layer(config, layer, x, positions, attend)
+        x, _ = _layer(config, layer, x, 0, None)
     return logits(config, weights, rms_norm(x, weights.norm, config.norm_eps))
