@@ -20,7 +20,8 @@ KEY = Key("archive of the test")
 TOOLS = (
     "apt-cache apt-get awk bash cat chmod cp cut df dpkg dpkg-deb du env find flock grep head ln "
     "ls mkdir mv printf readlink rm sed sh sha256sum sort tail tar touch tr xargs "
-    "apt-config apt-key cmp gpgv id mktemp"  # these for apt itself, on Debian 12
+    "apt-config apt-key cmp gpgv id mktemp "  # for apt itself, on Debian 12
+    "sleep"  # for the tests
 )
 
 LOADER = '#!/bin/sh\n[ "$1" = --library-path ] && shift 2\nexec "$@"\n'

@@ -77,7 +77,7 @@ main() {
   tree=$trees/${tree:0:16}
   take_lock
   [[ -x $tree/bazel ]] && return
-  trap 'rm -rf "$work"' EXIT
+  trap 'trap "" INT TERM HUP; rm -rf "$work"' EXIT # a second Ctrl-C must not end rm
   trap 'exit 130' INT TERM HUP
   rm -rf "$trees"/work.* "$tree"
   mkdir -p "$work" 2>/dev/null || fail "create $work" "set XDG_CACHE_HOME to a writable folder"
