@@ -70,7 +70,8 @@ def test_a_pytree_round_trip_keeps_tags_and_partitioning() -> None:
     assert again.shape == x.shape
     ((path, _),) = jax.tree_util.tree_flatten_with_path({"x": x})[0]
     assert jax.tree_util.keystr(path) == "['x'].value"
-    assert jax.tree.structure(x) != jax.tree.structure(x.rename(s="t"))
+    before: Any = jax.tree.structure(x)
+    assert before != jax.tree.structure(x.rename(s="t"))
 
 
 def test_jit_keeps_tags_and_partitioning_and_traces_once() -> None:
@@ -144,20 +145,21 @@ def test_vmap_by_tag_names_the_result() -> None:
 
 
 def test_operators_leave_foreign_arrays_alone() -> None:
-    x, _ = draw(0, s=2, d=3)
-    for call in (
+    x: Any = draw(0, s=2, d=3)[0]
+    calls: list[Any] = [
         lambda: np.ones((2, 3), np.float32) * x,
         lambda: jnp.ones((2, 3)) + x,
         lambda: x - np.ones((2, 3), np.float32),
         lambda: x + "1",
         lambda: x * [1.0],
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ShapeError, match="expected a Tensor; name its axes"):
             call()
 
 
 def test_equality_is_a_tensor_and_with_other_objects_false() -> None:
-    x, _ = draw(0, s=2)
+    x: Any = draw(0, s=2)[0]
     assert isinstance(x == x, Tensor)
     assert x != None  # noqa: E711
     assert (x == "s") is False

@@ -1,9 +1,15 @@
 """Looking into a running program."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 
 from zml.ops import _args
-from zml.tensor import Tensor
+
+if TYPE_CHECKING:
+    from zml.tensor import Tensor
 
 
 def debug_print(x: Tensor, /, label: str = "") -> Tensor:
