@@ -56,14 +56,15 @@ class DType(enum.StrEnum):
             return value
         if not isinstance(value, str):
             try:
-                value = np.dtype(value).name
+                # To numpy, None is float64.
+                name = None if value is None else np.dtype(value).name
             except TypeError:
-                raise ShapeError(
-                    f"{value!r} is not an element type; expected one of {NAMES}"
-                ) from None
-        found = _BY_NAME.get(value)
+                name = None
+        else:
+            name = value
+        found = _BY_NAME.get(name)
         if found is None:
-            raise ShapeError(f"{value!r} is not an element type of zml; expected one of {NAMES}")
+            raise ShapeError(f"{value!r} is not an element type; expected one of {NAMES}")
         return found
 
     @cached_property
@@ -111,4 +112,5 @@ class DType(enum.StrEnum):
 
 
 NAMES = ", ".join(DType)
-_BY_NAME = {dtype.value: dtype for dtype in DType} | {dtype.numpy.name: dtype for dtype in DType}
+_BY_NAME: dict[str | None, DType] = {dtype.value: dtype for dtype in DType}
+_BY_NAME |= {dtype.numpy.name: dtype for dtype in DType}

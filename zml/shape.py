@@ -155,6 +155,10 @@ class Shape:
 
 def check_tags(tags: Iterable[Any]) -> tuple[str, ...]:
     """The tags, if each is an identifier and none comes twice."""
+    if isinstance(tags, str):
+        raise ShapeError(
+            f"expected a list of tags, given the string {tags!r}; write ({tags!r},) for one axis"
+        )
     result = tuple(tags)
     for tag in result:
         if not isinstance(tag, str) or not tag.isidentifier():

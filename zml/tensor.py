@@ -363,7 +363,7 @@ def _rebuild(static: _Static, children: Iterable[Any]) -> Tensor:
     (value,) = children
     tags, partitions = static
     # Inside jax.vmap a value has lost one axis, and its tracer knows which.
-    mapped = getattr(value, "batch_dim", None)
+    mapped = getattr(value, "batch_dim", None) if isinstance(value, jax.core.Tracer) else None
     if isinstance(mapped, int) and len(value.shape) == len(tags) - 1:
         tags = tags[:mapped] + tags[mapped + 1 :]
         partitions = partitions[:mapped] + partitions[mapped + 1 :]

@@ -30,6 +30,7 @@ def test_a_tensor_is_an_array_with_names() -> None:
         (np.zeros((2, 2), np.float32), ("s", "s"), "'s' comes twice"),
         (np.zeros(2, np.float32), ("1",), "is not a tag"),
         (np.zeros(2, "U1"), ("s",), "not an element type"),
+        (np.zeros(2, np.int8), "s", r"given the string 's'; write \('s',\) for one axis"),
         (np.zeros(2), ("s",), "JAX has 64-bit types switched off, and f64"),
         (1.0, (), "given a float, expected an array; take ops.constant"),
         (Shape({}, "f32"), (), "Tensor.declare"),
@@ -142,6 +143,33 @@ def test_vmap_by_tag_names_the_result() -> None:
     check(y, np.einsum("sbd,d->bs", a, b), "b s", "f32")
     with pytest.raises(ShapeError, match="no argument has the axis 'z'"):
         ops.vmap(lambda t: t, "z")(x)
+
+
+def test_each_operation_on_a_tensor_is_a_method() -> None:
+    functions = {
+        "arange",
+        "atan2",
+        "complex_",
+        "concatenate",
+        "cond",
+        "constant",
+        "debug_print",
+        "grad",
+        "iota",
+    }
+    functions |= {
+        "linspace",
+        "ones",
+        "optimization_barrier",
+        "random",
+        "reduce",
+        "scan",
+        "stack",
+        "value_and_grad",
+    }
+    functions |= {"vmap", "while_", "zeros"}
+    for name in ops.__all__:
+        assert (name in functions) != (getattr(Tensor, name, None) is getattr(ops, name)), name
 
 
 def test_operators_leave_foreign_arrays_alone() -> None:

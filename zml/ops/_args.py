@@ -89,7 +89,19 @@ def literal(op: str, number: Any, dtype: DType) -> jax.Array:
         raise UnsupportedError(
             f"{op}: XLA has no constants of type {dtype}; take them as an argument"
         )
-    return checked(op, jnp.asarray(np.asarray(number).astype(dtype.numpy)), dtype)
+    kinds: dict[Kind, Any] = {"bool": bool, "int": int, "float": float, "complex": complex}
+    try:
+        wide = kinds[dtype.kind](number)
+        with np.errstate(all="ignore"):
+            value = np.asarray(wide).astype(dtype.numpy)
+        held = np.isnan(value) == np.isnan(wide) and np.isinf(value) == np.isinf(wide)
+    except OverflowError:
+        held = False
+    if not held:
+        raise ShapeError(
+            f"{op}: {dtype} cannot hold {number}; give a number in its range, or take a wider type"
+        )
+    return checked(op, jnp.asarray(value), dtype)
 
 
 def checked(op: str, array: jax.Array, dtype: DType) -> jax.Array:
@@ -113,6 +125,19 @@ def element_type(op: str, dtype: Any) -> DType:
     if jax.dtypes.canonicalize_dtype(result.numpy) != result.numpy:
         raise available(op, result)
     return result
+
+
+def widened(x: Tensor) -> jax.Array:
+    """The elements in a type that holds all of theirs and that compilers know well: for types of less than 16 bits.
+
+    XLA's CPU backend sorts 2-bit integers wrongly, has no top-k of packed elements, and starts a maximum of floats that
+    have no infinities from NaN.
+    """
+    if x.dtype.kind == "int" and x.dtype.bits < 8:
+        return x.value.astype("int32")
+    if x.dtype.kind == "float" and x.dtype.bits < 16:
+        return x.value.astype("float32")
+    return x.value
 
 
 # Tensor lists the operations as its methods, so its class is not there yet when they are loaded: they know it through

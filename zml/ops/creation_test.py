@@ -48,6 +48,9 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: ops.constant(1.5, {"s": 1}, "i32"),
         r"constant: 1.5 \(float\) does not become",
     ),
+    "overflow": (lambda: ops.constant(70000, {}, "f16"), "constant: f16 cannot hold 70000"),
+    "no infinity": (lambda: ops.constant(-math.inf, {}, "f8e4m3fn"), "f8e4m3fn cannot hold -inf"),
+    "no zero": (lambda: ops.zeros({}, "f8e8m0fnu"), "f8e8m0fnu cannot hold 0"),
     "out of range": (
         lambda: ops.arange("s", 300, dtype="u8"),
         "arange: 299 is out of the range of u8",
@@ -105,10 +108,13 @@ def test_numbers_depend_on_seed_draw_and_index_alone() -> None:
         random.State.init(8),
         random.State.init(7 << 32),
         random.State.init(7).fold_in(0),
-        first.fold_in(0),
+        random.State.init(7).fold_in(1),
     ):
         words.append(random.bits(state, {"n": 12})[1])
     assert len({tuple(np.asarray(w.value).ravel().tolist()) for w in words}) == len(words)
+    np.testing.assert_array_equal(
+        first.fold_in(1).key.value, random.State.init(7).fold_in(1).key.value
+    )
     folded = random.State.init(7).fold_in(ops.constant(5, {}, "i32"))
     np.testing.assert_array_equal(folded.key.value, random.State.init(7).fold_in(5).key.value)
 

@@ -32,68 +32,59 @@ def dot(
         raise _args.error(
             "dot", "no axis is named", x, y, mend="name those to sum over, or use outer()"
         )
-    return _product("dot", x, y, tags, dtype, precision)
-
-
-def outer(x: Tensor, y: Tensor, /) -> Tensor:
-    """The product of each element of x with each of y. Tags that both have are batch axes."""
-    x, y = _args.tensor("outer", x), _args.tensor("outer", y)
-    return _product("outer", x, y, (), x.dtype, None)
-
-
-def _product(
-    op: str, x: Tensor, y: Tensor, tags: Sequence[str], dtype: Any, precision: lax.PrecisionLike
-) -> Tensor:
     if x.dtype != y.dtype:
-        raise _args.error(
-            op, "the element types differ", x, y, mend="nothing is converted unasked: use convert()"
-        )
-    _args.require(op, x, "int", "float", "complex")
+        mend = "nothing is converted unasked: use convert()"
+        raise _args.error("dot", "the element types differ", x, y, mend=mend)
+    _args.require("dot", x, "int", "float", "complex")
     for tag in tags:
         if tag not in x.tags or tag not in y.tags:
             side = "first" if tag not in x.tags else "second"
-            raise _args.error(
-                op,
-                f"the {side} operand has no axis {tag!r}",
-                x,
-                y,
-                mend="name axes that both have, or use rename()",
-            )
+            mend = "name axes that both have, or use rename()"
+            raise _args.error("dot", f"the {side} operand has no axis {tag!r}", x, y, mend=mend)
     batch = [tag for tag in x.tags if tag in y.tags and tag not in tags]
-    for tag in (*tags, *batch):
-        if x.dim(tag) != y.dim(tag):
-            mend = "equal tags must have equal dims" + (
-                "; as it is not summed over it would be a batch axis: use rename() to keep both"
-                * (tag in batch)
-            )
-            raise _args.error(
-                op, f"the axis {tag!r} has {x.dim(tag)} and {y.dim(tag)} elements", x, y, mend=mend
-            )
+    _meet("dot", x, y, batch, tags)
     left, right = x.value, y.value
-    result = None if dtype is None else _args.element_type(op, dtype)
+    result = None if dtype is None else _args.element_type("dot", dtype)
     if x.dtype.bits < 8:
         if result is None:
-            raise _args.error(
-                op,
-                f"{x.dtype} is too narrow for the sums",
-                x,
-                y,
-                mend='give their type: dtype="f32"',
-            )
+            mend = 'give their type: dtype="f32"'
+            raise _args.error("dot", f"{x.dtype} is too narrow for the sums", x, y, mend=mend)
         # XLA's CPU backend has no product of packed elements with a wider result; elsewhere it fuses the conversion.
         left, right = left.astype(result.numpy), right.astype(result.numpy)
     value = lax.dot_general(
         left,
         right,
         (
-            (_args.axes(op, x, tags), _args.axes(op, y, tags)),
-            (_args.axes(op, x, batch), _args.axes(op, y, batch)),
+            (_args.axes("dot", x, tags), _args.axes("dot", y, tags)),
+            (_args.axes("dot", x, batch), _args.axes("dot", y, batch)),
         ),
         precision=precision,
         preferred_element_type=None if result is None else result.numpy,
     )
     own = [[tag for tag in z.tags if tag not in (*tags, *batch)] for z in (x, y)]
     return x.derive(value, [*batch, *own[0], *own[1]], y)
+
+
+def outer(x: Tensor, y: Tensor, /) -> Tensor:
+    """The product of each element of x with each of y. Tags that both have are batch axes."""
+    x, y = _args.tensor("outer", x), _args.tensor("outer", y)
+    _meet("outer", x, y, [tag for tag in x.tags if tag in y.tags])
+    dims = dict(x.shape.items()) | dict(y.shape.items())
+    return x.broadcast(dims) * y.broadcast(dims)
+
+
+def _meet(op: str, x: Tensor, y: Tensor, batch: Sequence[str], summed: Sequence[str] = ()) -> None:
+    """Refuses operands whose shared axes differ in size."""
+    for tag in (*summed, *batch):
+        if x.dim(tag) != y.dim(tag):
+            mend = "equal tags must have equal dims"
+            if tag in batch:
+                mend += (
+                    "; as it is not summed over it would be a batch axis: use rename() to keep both"
+                )
+            raise _args.error(
+                op, f"the axis {tag!r} has {x.dim(tag)} and {y.dim(tag)} elements", x, y, mend=mend
+            )
 
 
 def conv1d(
@@ -138,6 +129,7 @@ def _conv(
     x, kernel = _args.tensor(op, x), _args.tensor(op, kernel)
     _args.axes(op, x, (*axes, channel))
     _args.fresh(op, x, (out,), leaving=(channel,))
+    _args.require(op, x, "int", "float", "complex")
     if x.dtype != kernel.dtype:
         raise _args.error(op, "the element types differ", x, kernel, mend="use convert() on one")
     if sorted(kernel.tags) != sorted((out, channel, *windows)):
@@ -220,6 +212,8 @@ def triangular_solve(
 def _square(op: str, x: Tensor, row: str, column: str) -> None:
     _args.axes(op, x, (row, column))
     _args.require(op, x, "float", "complex")
+    if x.dtype.bits < 32:
+        raise _args.error(op, f"{x.dtype} is too narrow", x, mend="convert it to f32")
     if x.dim(row) != x.dim(column):
         raise _args.error(
             op, f"{row!r} and {column!r} differ in size", x, mend="the matrix must be square"

@@ -31,6 +31,8 @@ def test_dot_of_nothing_and_outer() -> None:
     (x, a), (y, b) = draw(0, s=3), draw(1, t=4)
     check(x.outer(y), np.outer(a, b), "s t", "f32")
     check(x.outer(x), a * a, "s", "f32")
+    z, c = draw(2, "i2", 0, 1, s=3, u=2)
+    check(x.convert("i2").outer(z).convert("i32"), np.trunc(a)[:, None] * c, "s u", "i32")
     check(ops.outer(draw(2)[0], y), draw(2)[1] * b, "t", "f32")
 
 
@@ -137,7 +139,9 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "channels": (
         lambda x, w: x.conv1d(w.rename(d="w").insert("d"), "s", "w", channel="d", out="o"), "5 channels do not meet 1"
     ),
+    "narrow solve": (lambda x, w: x.convert("bf16").cholesky("s", "d"), "bf16 is too narrow"),
     "not square": (lambda x, w: x.cholesky("s", "d"), "the matrix must be square"),
+    "outer": (lambda x, w: x.outer(w.repeat(d=2)), "outer: the axis 'd' has 5 and 10 elements"),
     "real fft": (lambda x, w: x.fft("s"), "fft: it is defined for complex elements, not f32"),
     "narrow fft": (lambda x, w: x.convert("bf16").rfft("s"), "bf16 is too narrow"),
 }  # fmt: skip

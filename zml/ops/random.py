@@ -50,13 +50,16 @@ class State:
         return _state(jnp.asarray(np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)))
 
     def fold_in(self, number: Tensor | int) -> State:
-        """An independent generator for each number: of a request, a layer, a position in a sequence."""
+        """An independent generator for each number, such as the one of a request or of a position in a sequence.
+
+        It depends on the key and the number; the draws before do not count.
+        """
         if _args.is_tensor(number):
             _integer_scalar("fold_in", number)
             word = number.value.astype(jnp.uint32)
         else:
             word = _args.literal("fold_in", number, DType.U32)
-        mixed = _threefry(self.key.value, word ^ self.draw.value, jnp.uint32(_DERIVE))
+        mixed = _threefry(self.key.value, word, jnp.uint32(_DERIVE))
         return _state(jnp.stack(mixed))
 
 
@@ -70,9 +73,10 @@ def _state(key: jax.Array) -> State:
     return State(_args.make(key, ("word",)), _args.make(jnp.uint32(0), ()))
 
 
-def bits(state: State, shape: Mapping[str, int]) -> tuple[State, Tensor]:
+def bits(state: State, shape: Shape | Mapping[str, int]) -> tuple[State, Tensor]:
     """Random u32 words."""
-    state, (words, _) = _words(state, Shape(shape, "u32"))
+    shape = shape.with_dtype("u32") if isinstance(shape, Shape) else Shape(shape, "u32")
+    state, (words, _) = _words(state, shape)
     return state, _args.make(words, shape)
 
 

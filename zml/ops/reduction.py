@@ -26,25 +26,28 @@ def _fold(
     _args.require(op, x, *kinds)
     positions = _args.axes(op, x, tags or x.tags)
     left = [tag for tag in x.tags if tags and tag not in tags]
-    return x.derive(f(x.value, axis=positions), left)
+    return x.derive(f(_args.widened(x), axis=positions).astype(x.value.dtype), left)
 
 
 def sum(x: Tensor, /, *tags: str, dtype: Any = None) -> Tensor:
-    """The sum, in the element type of x or in `dtype`. 16-bit floats are added up in f32 and rounded once."""
+    """The sum, in the element type of x or in `dtype`.
+
+    Floats of 16 bits or fewer are added up in f32 and rounded once.
+    """
     x = _wide_enough("sum", x, dtype)
-    return _fold("sum", _keeping(jnp.sum, x), x, tags, "int", "float", "complex")
+    return _fold("sum", _keeping(jnp.sum), x, tags, "int", "float", "complex")
 
 
 def prod(x: Tensor, /, *tags: str, dtype: Any = None) -> Tensor:
     """The product, in the element type of x or in `dtype`."""
     x = _wide_enough("prod", x, dtype)
-    return _fold("prod", _keeping(jnp.prod, x), x, tags, "int", "float", "complex")
+    return _fold("prod", _keeping(jnp.prod), x, tags, "int", "float", "complex")
 
 
 def mean(x: Tensor, /, *tags: str) -> Tensor:
-    """The mean; NaN of no elements. 16-bit floats are added up in f32."""
+    """The mean; NaN of no elements. Floats of 16 bits or fewer are added up in f32."""
     x = _wide_enough("mean", x, None)
-    return _fold("mean", _keeping(jnp.mean, x), x, tags, "float", "complex")
+    return _fold("mean", _keeping(jnp.mean), x, tags, "float", "complex")
 
 
 def _wide_enough(op: str, x: Tensor, dtype: Any) -> Tensor:
@@ -56,9 +59,9 @@ def _wide_enough(op: str, x: Tensor, dtype: Any) -> Tensor:
     return x if dtype is None else x.convert(dtype)
 
 
-def _keeping(f: Callable[..., jax.Array], x: Tensor) -> Callable[..., jax.Array]:
+def _keeping(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """numpy widens the sums of small integers; here the result has the type of x."""
-    return lambda value, axis: f(value, axis=axis, dtype=x.dtype.numpy)
+    return lambda value, axis: f(value, axis=axis, dtype=value.dtype)
 
 
 def max(x: Tensor, /, *tags: str) -> Tensor:
@@ -102,7 +105,7 @@ def argmin(x: Tensor, tag: str, /, dtype: Any = "i32") -> Tensor:
 
 def _arg(op: str, f: Callable[..., jax.Array], x: Tensor, tag: str, dtype: Any) -> Tensor:
     _args.require(op, _not_empty(op, x, (tag,)), "int", "float")
-    value = f(x.value, _args.axis(op, x, tag), _args.element_type(op, dtype).numpy)
+    value = f(_args.widened(x), _args.axis(op, x, tag), _args.element_type(op, dtype).numpy)
     return x.derive(value, [other for other in x.tags if other != tag])
 
 
@@ -134,7 +137,8 @@ def _along(op: str, f: Callable[..., jax.Array], x: Tensor, tags: tuple[str, ...
         raise _args.error(
             op, "no axis is named", x, mend="name those along which the result adds up to 1"
         )
-    return x.derive(f(x.value, axis=_args.axes(op, x, tags)))
+    value = f(_args.widened(x), axis=_args.axes(op, x, tags))
+    return x.derive(value.astype(x.value.dtype))
 
 
 def logsumexp(x: Tensor, /, *tags: str) -> Tensor:

@@ -150,6 +150,25 @@ def test_top_k(dtype: str) -> None:
         x.top_k("v", 8)
 
 
+NARROW = ["i2", "u2", "i4", "u4", "f4e2m1fn", "f8e4m3fn", "f8e5m2", "f8e4m3fnuz"]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_narrow_types(dtype: str) -> None:
+    x, a = draw(3, dtype, 0, 1, s=9)
+    check(x.max().convert("f32"), a.max(), "", "f32")
+    check(x.argmin("s"), a.argmin(), "", "i32")
+    check(x.sort("s").convert("f32"), np.sort(a), "s", "f32")
+    check(x.argsort("s", descending=True), np.argsort(-a, kind="stable"), "s", "i32")
+    check(x.top_k("s", 3)[0].convert("f32"), -np.sort(-a)[:3], "s", "f32")
+    check(x.sum("s", dtype="f32"), a.sum(), "", "f32")
+    if x.dtype.kind == "float":
+        expected = Tensor(_softmax(a, 0).astype(np.float32), ("s",)).convert(dtype)
+        np.testing.assert_allclose(
+            x.softmax("s").convert("f32").value, expected.convert("f32").value, rtol=0.2
+        )
+
+
 def test_nan_is_sorted_last() -> None:
     x = Tensor(np.array([np.nan, 1, np.inf, -np.inf], np.float32), ("s",))
     np.testing.assert_array_equal(x.sort("s").value, [-np.inf, 1, np.inf, np.nan])

@@ -243,4 +243,5 @@ def triangular(x: Tensor, row: str, column: str, /, lower: bool = True, offset: 
     rows = lax.broadcasted_iota("int32", x.value.shape, first) + offset
     columns = lax.broadcasted_iota("int32", x.value.shape, second)
     keep = columns <= rows if lower else columns >= rows
-    return x.derive(jnp.where(keep, x.value, jnp.zeros((), x.value.dtype)))
+    zero = _args.literal("triangular", False if x.dtype == "bool" else 0, x.dtype)
+    return x.derive(jnp.where(keep, x.value, zero))

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 def sort(x: Tensor, tag: str, /, descending: bool = False) -> Tensor:
     """The elements in order along an axis."""
     position = _position("sort", x, tag)
-    return x.derive(jnp.sort(x.value, axis=position, descending=descending))
+    value = jnp.sort(_args.widened(x), axis=position, descending=descending)
+    return x.derive(value.astype(x.value.dtype))
 
 
 def argsort(x: Tensor, tag: str, /, descending: bool = False) -> Tensor:
     """The indices (i32) of the elements in order along an axis; equal ones stay in theirs."""
-    order = jnp.argsort(x.value, axis=_position("argsort", x, tag), descending=descending)
+    position = _position("argsort", x, tag)
+    order = jnp.argsort(_args.widened(x), axis=position, descending=descending)
     return x.derive(order.astype("int32"))
 
 
@@ -35,9 +37,9 @@ def top_k(x: Tensor, tag: str, k: int, /) -> tuple[Tensor, Tensor]:
         raise _args.error(
             "top_k", f"{k} of the {x.dim(tag)} elements of {tag!r}", x, mend="take as many or fewer"
         )
-    values, indices = lax.top_k(jnp.moveaxis(x.value, position, -1), k)
+    values, indices = lax.top_k(jnp.moveaxis(_args.widened(x), position, -1), k)
     return (
-        x.derive(jnp.moveaxis(values, -1, position)),
+        x.derive(jnp.moveaxis(values, -1, position).astype(x.value.dtype)),
         x.derive(jnp.moveaxis(indices, -1, position).astype("int32")),
     )
 
