@@ -11,7 +11,9 @@ from examples.llm.main import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_LLM = re.compile(r'^\$ (?:echo "(?P<stdin>[^"]*)" \| )?\./bazel run //examples/llm(?: -- (?P<flags>.*))?$')
+_LLM = re.compile(
+    r'^\$ (?:echo "(?P<stdin>[^"]*)" \| )?\./bazel run //examples/llm(?: -- (?P<flags>.*))?$'
+)
 
 
 def _commands() -> list[tuple[str, str]]:
@@ -37,7 +39,8 @@ def test_llm_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    # Where a page begins a chat, the prompt comes from here instead of the terminal.
+    monkeypatch.setattr("sys.stdin", io.StringIO(stdin or "What is a river?"))
     # The pages name models that are not here; the embedded one stands in for them.
     flags = flags.replace("/models/Llama-3.1-8B-Instruct", str(ROOT / "examples/llm/demo"))
     assert main(["llm", *shlex.split(flags)]) == 0

@@ -78,9 +78,12 @@ def _read_line() -> str:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # line editing and recall for input()
     if sys.stdout.isatty():
-        return input("> ")
-    print("> ", end="", file=sys.stderr, flush=True)
-    return input()
+        text = input("> ")
+    else:
+        print("> ", end="", file=sys.stderr, flush=True)
+        text = input()
+    # Bytes that are not UTF-8 arrive as lone surrogates, which no tokenizer takes.
+    return text.encode(errors="replace").decode()
 
 
 def _answer(

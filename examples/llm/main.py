@@ -40,13 +40,13 @@ def main(argv: list[str]) -> int:
         _complain(f"error(llm): {error}")
         return error.exit_code
     except BrokenPipeError:
-        # Python flushes stdout once more at exit, and would complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _abandon_stdout()
         _complain("error(llm): stdout was closed before the text was complete")
         return 1
     except OSError as error:
         if debug:
             raise
+        _abandon_stdout()
         _complain(f"error(llm): {error.filename or 'output'}: {error.strerror or error}")
         return 1
     except RuntimeError as error:
@@ -62,6 +62,14 @@ def main(argv: list[str]) -> int:
             f"error(llm): out of memory: {error}; try --dry_run, a smaller --seqlen or --dtype=bfloat16"
         )
         return 1
+
+
+def _abandon_stdout() -> None:
+    # Python flushes stdout once more at exit: where that fails it would complain, and change the exit code.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(message: str) -> None:
@@ -146,9 +154,8 @@ def _profiled(folder: str | None, run: Callable[[], int]) -> int:
         return run()
     import jax
 
-    Path(folder).mkdir(
-        parents=True, exist_ok=True
-    )  # jax would say that it cannot only after the run
+    # jax would only say after the run that it cannot write there.
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with jax.profiler.trace(folder):
         code = run()
     _LOG.info("Wrote a profile to %s", folder)

@@ -36,7 +36,7 @@ def run(engine: Engine, options: Options, sampling: Sampling, began: float) -> i
             sys.stdout.flush()
     if options.json:
         print(json.dumps(_report(engine, options, prompt, tokens, "".join(text), startup)))
-    elif text and not text[-1].endswith("\n"):
+    elif not "".join(text).endswith("\n"):
         print()
     sys.stdout.flush()
     log_speed(engine)

@@ -20,7 +20,8 @@ std::vector<float> Axpy(float scale, const float* x, const float* y, size_t size
   return out;
 }
 
-ffi::Error AxpyImpl(float scale, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> y, ffi::ResultBuffer<ffi::F32> out) {
+ffi::Error AxpyImpl(float scale, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> y,
+                    ffi::ResultBuffer<ffi::F32> out) {
   if (x.element_count() != y.element_count()) return ffi::Error::InvalidArgument("x and y differ in size");
   try {
     const std::vector<float> result = Axpy(scale, x.typed_data(), y.typed_data(), x.element_count());

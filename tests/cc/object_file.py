@@ -1,6 +1,7 @@
-"""What a shared library says about itself: enough of ELF and Mach-O to check what a toolchain made.
+"""What a shared library says about itself: enough ELF and Mach-O to check what a toolchain made.
 
-Sources: the System V ABI (gabi), the LSB for symbol versions, Apple's <mach-o/loader.h>. 64-bit, little endian.
+Sources: the System V ABI (gabi), the LSB for symbol versions, Apple's <mach-o/loader.h>.
+64-bit, little endian.
 """
 
 import dataclasses
@@ -65,19 +66,22 @@ def _read_elf(path: Path, data: bytes) -> ObjectFile:
     dynamic = list(struct.iter_unpack("<QQ", data[offset : offset + length]))
     values = dict(dynamic)
     strings = file_offset(values[_DT_STRTAB])
+    versions: frozenset[tuple[str, str]] = frozenset()
+    if _DT_VERNEED in values:
+        first = file_offset(values[_DT_VERNEED])
+        versions = frozenset(_needed_versions(data, first, values[_DT_VERNEEDNUM], strings))
     return ObjectFile(
         format="ELF",
         machine=_ELF_MACHINES.get(machine, str(machine)),
         needed=tuple(_string(data, strings + v) for tag, v in dynamic if tag == _DT_NEEDED),
-        versions=frozenset(
-            _needed_versions(data, file_offset(values[_DT_VERNEED]), values[_DT_VERNEEDNUM], strings)
-            if _DT_VERNEED in values
-            else ()
-        ),
+        versions=versions,
     )
 
 
-def _needed_versions(data: bytes, entry: int, count: int, strings: int) -> Iterator[tuple[str, str]]:
+def _needed_versions(
+    data: bytes, entry: int, count: int, strings: int
+) -> Iterator[tuple[str, str]]:
+    """The entries of an ELF version-needs section, the first of which lies at `entry`."""
     for _ in range(count):
         _, versions, library, first, following = struct.unpack_from("<HHIII", data, entry)
         version = entry + first
@@ -96,18 +100,19 @@ def _read_macho(path: Path, data: bytes) -> ObjectFile:
     _, machine, _, kind, count, _, _, _ = struct.unpack_from("<8I", data)
     if kind != 6:
         raise ValueError(f"{path}: expected a shared library (Mach-O type 6), found type {kind}")
-    commands = []
+    commands: list[tuple[int, bytes]] = []
     offset = 32
     for _ in range(count):
         command, size = struct.unpack_from("<II", data, offset)
-        commands.append((command, offset))
+        commands.append((command, data[offset : offset + size]))
         offset += size
-    names = [at + struct.unpack_from("<I", data, at + 8)[0] for c, at in commands if c == _LC_LOAD_DYLIB]
-    [minimum] = [struct.unpack_from("<I", data, at + 12)[0] for c, at in commands if c == _LC_BUILD_VERSION]
+    loads = [body for command, body in commands if command == _LC_LOAD_DYLIB]
+    [build] = [body for command, body in commands if command == _LC_BUILD_VERSION]
+    (minimum,) = struct.unpack_from("<I", build, 12)
     return ObjectFile(
         format="Mach-O",
         machine=_MACHO_MACHINES.get(machine, hex(machine)),
-        needed=tuple(_string(data, name) for name in names),
+        needed=tuple(_string(body, struct.unpack_from("<I", body, 8)[0]) for body in loads),
         minimum_os=(minimum >> 16, minimum >> 8 & 0xFF),
         signed=any(command == _LC_CODE_SIGNATURE for command, _ in commands),
     )

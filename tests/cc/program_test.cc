@@ -1,4 +1,5 @@
-// A program that leans on the whole runtime: C++17's library, exceptions, threads and thread-local storage, C, a shared library.
+// A program that leans on the whole runtime: C++17's library, exceptions, threads and thread-local
+// storage, C, a shared library.
 
 #include <atomic>
 #include <cstdio>

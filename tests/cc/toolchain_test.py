@@ -1,4 +1,4 @@
-"""The C++ toolchain makes an XLA FFI library for each platform; this machine's runs in a jax program."""
+"""The C++ toolchain makes an XLA FFI library for each platform; jax runs this machine's."""
 
 import ctypes
 import os
@@ -23,12 +23,13 @@ def library(name: str) -> Path:
 def axpy_target() -> None:
     """Registers this machine's library with XLA."""
     handler = ctypes.CDLL(str(library("HANDLER").resolve())).AxpyHandler
-    jax.ffi.register_ffi_target("axpy", jax.ffi.pycapsule(handler), platform="cpu")
+    capsule = jax.ffi.pycapsule(handler)
+    jax.ffi.register_ffi_target("axpy", capsule, platform="cpu")
 
 
 def axpy(scale: float, x: jax.Array, y: jax.Array) -> jax.Array:
-    call = jax.ffi.ffi_call("axpy", jax.ShapeDtypeStruct(x.shape, x.dtype))
-    return call(x, y, scale=np.float32(scale))
+    """The call, whose result is shaped like `x`."""
+    return jax.ffi.ffi_call("axpy", x)(x, y, scale=np.float32(scale))
 
 
 def test_handler_runs_in_a_jitted_program() -> None:
@@ -41,7 +42,7 @@ def test_handler_runs_in_a_jitted_program() -> None:
 def test_exception_thrown_in_the_library_becomes_an_error() -> None:
     ones = jnp.ones(4)
     with pytest.raises(jax.errors.JaxRuntimeError, match="scale is inf"):
-        jax.block_until_ready(axpy(float("inf"), ones, ones))
+        axpy(float("inf"), ones, ones).block_until_ready()
 
 
 @pytest.mark.parametrize(

@@ -19,37 +19,43 @@ die() {
 command -v apt-get >/dev/null || die "apt-get is needed to check the index's signature and to resolve dependencies: run this on a Debian-family host"
 [ -r "$keyring" ] || die "no keyring at $keyring: install the package debian-archive-keyring, or set ZML_DEBIAN_KEYRING"
 
-# apt knows how its sources are written; a line is URI RELEASE COMPONENT.
-mirror=${ZML_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-  awk '$3 == "main" && $2 ~ /^(oldoldstable|oldstable|stable|testing|unstable|sid|bullseye|bookworm|trixie|forky|duke)(-updates|-backports)?$/ { print $1; exit }')}
-[ -n "$mirror" ] || die "no Debian mirror in this host's apt sources: set ZML_DEBIAN_MIRROR to the URL of one, the folder that holds dists/ and pool/"
-
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/{state/lists/partial,cache/archives/partial,preferences.d}
 : >"$work/status"
-echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/sources.list"
 
 # Only the places are private: proxies, certificates and credentials stay the host's.
 private() {
   local arch=$1 command=$2
   shift 2
   "$command" -o Dir::State="$work/state" -o Dir::State::status="$work/status" -o Dir::Cache="$work/cache" \
-    -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- -o Dir::Etc::preferences=- \
-    -o Dir::Etc::preferencesparts="$work/preferences.d" -o APT::Architecture="$arch" -o APT::Architectures="$arch" \
-    -o APT::Install-Recommends=false -o Acquire::Languages=none -o APT::Sandbox::User= -o Acquire::Check-Valid-Until=false "$@"
+    -o Dir::Etc::preferences=- -o Dir::Etc::preferencesparts="$work/preferences.d" -o APT::Default-Release= \
+    -o APT::Architecture="$arch" -o APT::Architectures="$arch" -o APT::Install-Recommends=false \
+    -o Acquire::Languages=none -o APT::Sandbox::User= -o Acquire::Check-Valid-Until=false "$@"
+}
+
+# apt reads its own sources: without lists, it prints the address of every index that it would get.
+debian='oldoldstable|oldstable|stable|testing|unstable|sid|bullseye|bookworm|trixie|forky|duke'
+mirror=${ZML_DEBIAN_MIRROR:-$(private amd64 apt-get update --print-uris |
+  awk -F/dists/ -v main="^($debian)(-updates|-backports)?/main/binary-" '$2 ~ main && !found++ { print substr($1, 2) }')}
+[ -n "$mirror" ] || die "no Debian mirror in this host's apt sources: set ZML_DEBIAN_MIRROR to the URL of one, the folder that holds dists/ and pool/"
+echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/sources.list"
+
+# As the host has them, but for the one source.
+trixie() {
+  private "$@" -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=-
 }
 
 # One line `G GROUP ARCH NAME` for each member of a group, and the record of each package as apt-cache shows it.
 for arch in $architectures; do
   rm -rf "$work/cache" && mkdir -p "$work/cache/archives/partial"
-  private "$arch" apt-get update -qq >&2 || die "the index of $suite for $arch at $mirror could not be read or its signature is bad (see above)"
+  trixie "$arch" apt-get update -qq >&2 || die "the index of $suite for $arch at $mirror could not be read or its signature is bad (see above)"
   grep -v '^ *\(#\|$\)' "$folder/packages.txt" | while IFS=': ' read -r group words; do
     roots=() omitted=" "
     for word in $words; do
       case $word in -*) omitted+="${word#-} " ;; *) roots+=("$word") ;; esac
     done
-    resolved=$(private "$arch" apt-get --print-uris -qq install "${roots[@]}" | awk '{ sub(/_.*/, "", $2); print $2 }' | sort -u) ||
+    resolved=$(trixie "$arch" apt-get --print-uris -qq install "${roots[@]}" | awk '{ sub(/_.*/, "", $2); print $2 }' | sort -u) ||
       die "apt finds no way to install ${roots[*]} for $arch"
     for name in $omitted; do
       grep -qx -- "$name" <<<"$resolved" || die "packages.txt leaves $name out of $group, which does not depend on it on $arch: remove -$name"
@@ -60,7 +66,7 @@ for arch in $architectures; do
       echo "G $group $arch $name"
       names+=("$name")
     done
-    private "$arch" apt-cache show --no-all-versions "${names[@]}"
+    trixie "$arch" apt-cache show --no-all-versions "${names[@]}"
   done
 done >"$work/resolved"
 

@@ -4,7 +4,7 @@ load("//third_party/debian:deb.bzl", "ENVIRON", "unpack")
 load("//third_party/python:python.bzl", "precompile")
 
 # pip's configuration: a failed download is tried again after a change.
-_ENVIRON = ["PIP_CONFIG_FILE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"]
+_ENVIRON = ["HTTPS_PROXY", "PIP_CERT", "PIP_CONFIG_FILE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_PROXY", "SSL_CERT_FILE"]
 
 _BUILD = """\
 load("@rules_python//python:py_library.bzl", "py_library")
@@ -63,6 +63,7 @@ def _pip_impl(rctx):
     rctx.symlink(wheel, "usr/pip.zip")
     rctx.extract("usr/pip.zip")
     rctx.delete("usr")
+    rctx.file("pip/_vendor/certifi/core.py", rctx.read(rctx.attr._certifi))
     precompile(rctx, rctx.path(rctx.attr.python), rctx.attr._precompile, ".")
     rctx.file("BUILD.bazel", _BUILD.format(name = "pip", deps = []))
 
@@ -71,6 +72,7 @@ pip = repository_rule(
     attrs = {
         "packages": attr.string_list(mandatory = True, doc = "from debian's `locked`"),
         "python": attr.label(mandatory = True, doc = "interpreter for this host"),
+        "_certifi": attr.label(default = ":certifi.py"),
         "_precompile": attr.label(default = "//third_party/python:precompile.py"),
     },
     environ = ENVIRON,

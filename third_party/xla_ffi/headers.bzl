@@ -6,7 +6,8 @@ load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
 _FOLDER = "/jaxlib/include/"
 
 def _xla_ffi_headers_impl(ctx):
-    headers = [file for file in ctx.attr.wheel[DefaultInfo].default_runfiles.files.to_list() if _FOLDER in file.path]
+    files = ctx.attr.wheel[DefaultInfo].default_runfiles.files.to_list()
+    headers = [file for file in files if _FOLDER in file.path]
     if not headers:
         fail("{}: no header under {} in {}".format(ctx.label, _FOLDER, ctx.attr.wheel.label))
     path = headers[0].path

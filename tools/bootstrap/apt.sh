@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 # Packages from a Debian mirror through the host's apt, in a private state folder ($work). Sourced by provision.sh.
 # Of the host's apt configuration, what says how to reach a mirror (proxies, credentials, certificates) stays in force;
 # what says which packages to take, or runs programs, does not.
@@ -51,7 +51,7 @@ CONF
   cat >>"$work/apt.conf" <<CONF
 Dir::Etc::sourcelist "$work/sources/list";
 Dir::Etc::sourceparts "$work/none";
-Dir::Etc::trusted "$work/none/trusted.gpg";
+Dir::Etc::trusted "";
 Dir::Etc::trustedparts "$work/keys";
 CONF
   # apt would leave the packages of a file: mirror where they are; with copy: it treats them as those of any other.
@@ -102,9 +102,9 @@ apt_index() {
   said=$(grep -E '^(E|W|Err):?' "$log" | head -n 6)
   given="$(printed "$mirror") from $mirror_from, suite $suite
 $(printed "$said")"
-  progress_end
   if disk_full; then fail "store the package index" ""; fi
-  if grep -qE 'Hash Sum mismatch|unexpected size|Mirror sync' "$log"; then
+  # apt 3 calls the wrong hash of a local file an "Undetermined Error".
+  if grep -qE 'Hash Sum mismatch|unexpected size|Mirror sync|Undetermined Error' "$log"; then
     die "the package index of the mirror does not fit its signature" "$given" "an index that the suite's signed Release file describes" \
       "try again later (the mirror is being updated), or use another mirror (ZML_DEBIAN_MIRROR)"
   fi
@@ -141,7 +141,7 @@ apt_resolve() {
 
 # apt_download STEP TEXT: gets and checks (size, SHA-256 from the signed index) every package into $work/archives.
 apt_download() {
-  local wanted kind percent shown=-1
+  local wanted kind percent shown=0
   wanted=$(listed install)
   progress "$1" "downloading $2"
   # shellcheck disable=SC2086

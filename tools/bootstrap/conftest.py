@@ -3,6 +3,7 @@
 import base64
 import http.server
 import shutil
+import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from tools.bootstrap.fake_host import Host
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host() -> Iterator[Host]:
     """A Debian machine without Bazel."""
     if shutil.which("apt-get", path="/usr/bin:/bin") is None:
         pytest.skip("this host has no apt")
-    return Host(tmp_path)
+    # Not pytest's own folder, whose path may be long: apt makes file names of 255 bytes of it.
+    with tempfile.TemporaryDirectory(prefix="zml", dir="/tmp") as root:
+        yield Host(Path(root))
 
 
 @pytest.fixture

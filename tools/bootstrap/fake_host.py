@@ -179,9 +179,10 @@ class Host:
         return tree
 
 
-def wait_for(what: Callable[[], object]) -> None:
-    """Returns once `what` gives something."""
+def wait_for(process: subprocess.Popen[str], what: Callable[[], object]) -> None:
+    """Returns once `what` gives something, which `process` is to bring about."""
     while not what():
+        assert process.poll() is None, process.communicate()
         time.sleep(0.02)
 
 

@@ -1,10 +1,10 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2153
 # What to run when no provisioned Bazel is there yet. Sourced by ../../bazel, which sets ZML_*; ends in exec or exit.
 # Runs on macOS too: bash 3.2, no GNU tools.
+ZML_ROOT=$(cd "$ZML_ROOT" && pwd -P)
+ZML_BOOTSTRAP=$ZML_ROOT/tools/bootstrap
+# shellcheck source=say.sh
 . "$ZML_BOOTSTRAP/say.sh"
-
-# A wrapper like this one may itself be the `bazel` on PATH: asked for its version by another, it must not ask back.
-[[ -n ${ZML_BAZEL_PROBE:-} ]] && exit 1
 
 # why_not PROGRAM: prints why a `bazel` on PATH cannot be taken; prints nothing if it can.
 why_not() {
@@ -44,5 +44,5 @@ if [[ -z $ZML_TREES ]]; then
     "an absolute path in one of the two" "set HOME, or XDG_CACHE_HOME, to a folder that you can write in"
 fi
 
-bash "$ZML_BOOTSTRAP/provision.sh" "$ZML_TREES" "$ZML_TREE" && exec "$ZML_ROOT/bazel" "$@"
+bash "$ZML_BOOTSTRAP/provision.sh" "$ZML_TREES" && exec "$ZML_ROOT/bazel" "$@"
 exit 1

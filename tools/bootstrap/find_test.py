@@ -55,18 +55,23 @@ def test_bazel_on_path_is_passed_over_with_a_reason(host: Host, script: str, rea
     assert f"passed over {path}: {reason}" in err
 
 
-def test_wrappers_on_path_do_not_call_each_other_for_ever(host: Host) -> None:
+def test_wrappers_on_path_are_passed_over(host: Host) -> None:
     (host.bin / "bazel").symlink_to(host.checkout / "bazel")
-    other = host.root / "other"
+    other, folder = host.root / "other", host.root / "bin2"
     shutil.copytree(host.checkout, other)
-    folder = host.root / "bin2"
+    with (other / "tools/bootstrap/packages.txt").open("a") as listing:
+        listing.write("# not the same\n")
     folder.mkdir()
     (folder / "bazel").symlink_to(other / "bazel")
     host.env["PATH"] = f"{folder}:{host.bin}"
-    code, out, err = host.run("--version")
-    assert (code, out) == (0, "bazel 7.7.1\n")
-    assert "it is this wrapper" in err
-    assert "it does not tell its version" in err
+    for wrapper, theirs, own in (
+        (other / "bazel", host.bin, folder),
+        (host.checkout / "bazel", folder, host.bin),
+    ):
+        code, out, err = host.run("--version", wrapper=wrapper)
+        assert (code, out) == (0, "bazel 7.7.1\n")
+        assert f"{theirs}/bazel: it does not tell its version" in err
+        assert f"{own}/bazel: it is this wrapper" in err
 
 
 def test_unsupported_architecture(host: Host) -> None:

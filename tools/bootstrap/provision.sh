@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# provision.sh TREES TREE: makes TREE, a folder in TREES, hold a Bazel from Debian's packages that runs from there.
+# provision.sh TREES: makes a folder in TREES that holds a Bazel from Debian's packages, and runs from there.
 #
 # Needs bash, coreutils, tar, awk, util-linux, dpkg and apt, which every Debian has; no root; touches nothing outside
-# TREES. One process at a time works in TREES, under a lock that dies with it. TREE/bazel is written last, in one step,
-# after Bazel and its Java were seen to run: a tree without it is never used, and is removed by the next call.
+# TREES. One process at a time works in TREES, under a lock that dies with it. The tree's launcher is written last, in
+# one step, after Bazel and its Java were seen to run: a tree without it is never used, and the next call removes it.
 set -uo pipefail
 shopt -s nullglob
 export LC_ALL=C.UTF-8
 unset LANGUAGE # apt's words are read below
 
 here=$(cd "${BASH_SOURCE[0]%/*}" && pwd -P)
+# shellcheck source=say.sh
 . "$here/say.sh"
+# shellcheck source=apt.sh
 . "$here/apt.sh"
+# shellcheck source=tree.sh
 . "$here/tree.sh"
-trees=$1 tree=$2
+trees=$1
 work=$trees/work.$$
 log=$work/log
 
@@ -27,7 +30,6 @@ fail() {
   local said
   said=$(grep -hE '^(E|W|Err):' "$log" 2>/dev/null | tail -n 8)
   said=${said:-$(tail -n 8 "$log" 2>/dev/null)}
-  progress_end
   if disk_full; then
     die "the disk is full: cannot $1" "$trees on $(df -Pm "$trees" | awk 'NR == 2 { print $1 " with " $4 " MB free" }')" \
       "room for about 600 MB" "free space there, or set XDG_CACHE_HOME to a folder on another disk"
@@ -63,8 +65,16 @@ check_space() {
     "free space there, or set XDG_CACHE_HOME to a folder on another disk"
 }
 
+# What the wrapper compares with the tree's own copy, to see whether the tree is the one it wants.
+inputs() {
+  printf '%s\n' "$trees"
+  cat "$here"/{packages.txt,provision.sh,apt.sh,tree.sh}
+}
+
 main() {
   check_place
+  tree=$(inputs | sha256sum)
+  tree=$trees/${tree:0:16}
   take_lock
   [[ -x $tree/bazel ]] && return
   trap 'rm -rf "$work"' EXIT
@@ -84,7 +94,6 @@ main() {
   progress 4/4 "making it run from $tree"
   tree_settle
   tree_commit
-  progress_end
   say "Bazel is ready ($((SECONDS - start)) s, $(du -sm "$tree" | awk '{ print $1 }') MB in $tree)"
 }
 main

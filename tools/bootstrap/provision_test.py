@@ -59,7 +59,7 @@ def test_the_tree_is_settled_for_its_place(host: Host) -> None:
 
 def test_rc_names_every_module(host: Host) -> None:
     host.run("--version")
-    (rc,) = host.tree().glob("rc/*.bazelrc")
+    (rc,) = host.tree().glob("rc/*/bazelrc")
     overrides = [line for line in rc.read_text().splitlines() if "--override_module=" in line]
     assert len(overrides) == 13
     for line in overrides:
@@ -136,7 +136,7 @@ def test_killed_provision_is_begun_anew(host: Host, only_the_shell: bool) -> Non
         "dpkg-deb", f'[[ -e "{host.root}/go" || $2 != *jre-99* ]] || sleep 1000\nexec $REAL "$@"'
     )
     first = host.start("--version")
-    wait_for(lambda: list(host.trees.glob("work.*/tree/usr/share/bazel")))
+    wait_for(first, lambda: list(host.trees.glob("work.*/tree/usr/share/bazel")))
     (work,) = host.trees.glob("work.*")
     if only_the_shell:
         os.kill(int(work.name.removeprefix("work.")), signal.SIGKILL)
@@ -159,10 +159,19 @@ def test_half_a_tree_is_not_used(host: Host) -> None:
     assert host.run("--version")[:2] == (0, "bazel 7.7.1\n")
 
 
+def test_what_is_no_tree_is_ignored(host: Host) -> None:
+    other = host.trees / "other"
+    other.mkdir(parents=True)
+    (other / "bazel").write_text("#!/bin/sh\nexit 3\n")
+    (other / "bazel").chmod(0o755)
+    assert host.run("--version")[:2] == (0, "bazel 7.7.1\n")
+    assert host.run("--version") == (0, "bazel 7.7.1\n", "")
+
+
 def test_interrupt_leaves_nothing(host: Host) -> None:
     host.program("dpkg-deb", f'touch "{host.root}/begun"\nsleep 1000')
     first = host.start("--version")
-    wait_for((host.root / "begun").exists)
+    wait_for(first, (host.root / "begun").exists)
     os.killpg(first.pid, signal.SIGINT)
     out, _ = first.communicate()
     assert first.returncode != 0
@@ -177,7 +186,7 @@ def test_two_at_once_bring_one(host: Host) -> None:
         f'echo x >> "{log}"\nwhile [[ ! -e "{go}" ]]; do sleep 0.02; done\nexec $REAL "$@"',
     )
     first = host.start("--version")
-    wait_for(log.exists)
+    wait_for(first, log.exists)
     second = host.start("--version")
     assert second.stderr is not None
     assert "another process is bringing Bazel" in second.stderr.readline()

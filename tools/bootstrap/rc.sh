@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# rc.sh TREE RC: writes the bazelrc that goes with a provisioned Bazel, and with no other: where its modules are.
+# rc.sh TREE: writes the bazelrc that goes with a provisioned Bazel, and with no other: where its modules are.
 set -u
 shopt -s nullglob
 here=$(cd "${BASH_SOURCE[0]%/*}" && pwd -P)
+# shellcheck source=say.sh
 . "$here/say.sh"
-tree=$1 rc=$2
+tree=$1
 
 write() {
   echo "# Written by tools/bootstrap/rc.sh of zml."
@@ -22,12 +23,21 @@ write() {
       mkdir -p "$place" && printf 'module(name = "%s")\n' "$module" >"$place/MODULE.bazel" && : >"$place/BUILD.bazel" || return 1
     else
       place=$tree/usr/share/bazel/$place
-      [[ -d $place ]] || say "modules.txt names $module, but the packages hold no $place"
     fi
     printf 'common "--override_module=%s=%s"\n' "$module" "$place"
   done <"$here/modules.txt"
 }
 
-mkdir -p "${rc%/*}" 2>/dev/null && write >"$rc.$$" 2>/dev/null && mv "$rc.$$" "$rc" ||
+# The inputs come last: without them the wrapper does not look at the rest.
+finish() {
+  mkdir -p "$rc" && write >"$rc/bazelrc.$$" && mv "$rc/bazelrc.$$" "$rc/bazelrc" &&
+    inputs >"$rc/inputs.$$" && mv "$rc/inputs.$$" "$rc/inputs"
+}
+
+inputs() { cat "$here"/{modules.txt,rc.sh}; }
+
+rc=$(inputs | sha256sum)
+rc=$tree/rc/${rc:0:16}
+finish 2>/dev/null ||
   die "cannot write Bazel's settings" "$rc" "a folder that this user can write" \
     "check the rights and free space of that folder, or remove $tree, so that it is made again"

@@ -1,16 +1,15 @@
 # shellcheck shell=bash
 # How the wrapper speaks: everything on stderr, under one name. Sourced.
 
-say() { printf 'bazel: %s\n' "$*" >&2; }
+say() {
+  progress_end
+  printf 'bazel: %s\n' "$*" >&2
+}
 
 # die PROBLEM GIVEN EXPECTED MEND: the one shape of every error; ends the process.
 die() {
-  {
-    printf 'bazel: error: %s\n' "$1"
-    printf '  given:    %s\n' "$2"
-    printf '  expected: %s\n' "$3"
-    printf '  to mend:  %s\n' "$4"
-  } >&2
+  say "error: $1"
+  printf '  given:    %s\n  expected: %s\n  to mend:  %s\n' "$2" "$3" "$4" >&2
   exit 1
 }
 
@@ -18,11 +17,15 @@ die() {
 progress() {
   if [[ -t 2 ]]; then
     printf '\r\033[Kbazel: [%s] %s' "$1" "$2" >&2
-  elif [[ ${said:-} != "$2" ]]; then
-    said=$2
+    progress_open=1
+  elif [[ ${progress_text:-} != "$2" ]]; then
+    progress_text=$2
     say "[$1] $2"
   fi
 }
 
 # Ends the line that progress() keeps open on a terminal.
-progress_end() { if [[ -t 2 ]]; then printf '\n' >&2; fi; }
+progress_end() {
+  [[ -n ${progress_open:-} ]] && printf '\n' >&2
+  progress_open=''
+}

@@ -27,7 +27,7 @@ tree_unpack() {
 tree_settle() {
   local link to file line classpath
   find "$tree" -type l -lname '/*' -printf '%p\n%l\n' | while read -r link && read -r to; do
-    [[ ! -e $tree$to ]] || ln -sfn "$tree$to" "$link" 2>>"$log" || exit 1
+    [[ ! -e $tree$to && ! -L $tree$to ]] || ln -sfn "$tree$to" "$link" 2>>"$log" || exit 1
   done || fail "point the links of the tree into it" "check that disk"
 
   loader=$(find "$tree/usr/lib" -maxdepth 2 -path '*-linux-gnu/ld-linux*.so.*' 2>/dev/null | head -n 1)
@@ -56,7 +56,8 @@ tree_settle() {
       [[ -e $tree/usr/share/java/$file ]] || fail "find $file in the packages" "correct tools/bootstrap/packages.txt"
       printf '%s\n' "$tree/usr/share/java/$file"
     done < <(listed jar)
-  } >"$classpath.new" && mv "$classpath.new" "$classpath" 2>>"$log" || fail "write $classpath" "check that disk"
+  } >"$classpath.new" || fail "write $classpath" "check that disk"
+  mv "$classpath.new" "$classpath" 2>>"$log" || fail "write $classpath" "check that disk"
 }
 
 # Writes the launcher, runs what it would run, and only then gives it its name.
@@ -69,7 +70,8 @@ exec '$quoted/usr/bin/bazel' --nosystem_rc --install_base='$quoted/usr/share/baz
   --server_javabase='$quoted_java' "\$@"
 LAUNCHER
   chmod +x "$tree/bazel.new"
-  "$tree/bazel.new" --version >>"$log" 2>&1 9>&- && "$java/bin/java" -version >>"$log" 2>&1 9>&- ||
+  inputs >"$tree/inputs" || fail "write $tree/inputs" "check that disk"
+  { "$tree/bazel.new" --version && "$java/bin/java" -version; } >>"$log" 2>&1 9>&- ||
     fail "run the Bazel that was unpacked" "report this with the lines above; meanwhile set ZML_BAZEL to another Bazel"
   mv "$tree/bazel.new" "$tree/bazel" 2>>"$log" || fail "write $tree/bazel" "check that disk"
 }

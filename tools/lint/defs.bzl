@@ -1,4 +1,4 @@
-"""`ruff_test` and `mypy_test`: the Python sources behind a list of targets, checked as pyproject.toml says."""
+"""Checks of the Python sources of this repository, as pyproject.toml says."""
 
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_test.bzl", "py_test")
@@ -10,46 +10,46 @@ def _python_sources_impl(ctx):
     ctx.actions.write(listing, "".join(sorted([file.short_path + "\n" for file in ours])))
     return [DefaultInfo(files = depset([listing]), runfiles = ctx.runfiles(ours + [listing]))]
 
-_python_sources = rule(
+python_sources = rule(
     implementation = _python_sources_impl,
-    attrs = {"targets": attr.label_list(mandatory = True, providers = [PyInfo])},
-    doc = "A list of the source files of this repository that the targets are made of, and those files as runfiles.",
+    attrs = {
+        "targets": attr.label_list(
+            mandatory = True,
+            providers = [PyInfo],
+            doc = "Python targets; what they depend on in this repository is taken with them",
+        ),
+    },
+    doc = "A list of the source files behind the targets, and those files as runfiles.",
 )
 
-def _lint_test(name, tool, targets, deps, **kwargs):
-    _python_sources(
-        name = name + "_sources",
-        targets = targets,
-        testonly = True,
-        tags = ["manual"],
-        visibility = ["//visibility:private"],
-    )
+def _lint_test(name, tool, sources, deps, **kwargs):
     py_test(
         name = name,
         srcs = [Label("//tools/lint:main.py")],
         main = Label("//tools/lint:main.py"),
-        args = [tool, "$(rootpath {}_sources)".format(name)],
-        data = [name + "_sources", Label("//:pyproject.toml")],
+        args = [tool, "$(rootpath {})".format(sources)],
+        data = [sources, Label("//:pyproject.toml")],
         deps = deps,
         **kwargs
     )
 
-def ruff_test(name, targets, **kwargs):
+def ruff_test(name, sources, **kwargs):
     """Lint and format, by ruff.
 
     Args:
       name: name of the target
-      targets: Python targets; their dependencies in this repository are checked with them
+      sources: a python_sources
       **kwargs: as for py_test
     """
-    _lint_test(name, "ruff", targets, ["@pypi//ruff"], **kwargs)
+    _lint_test(name, "ruff", sources, ["@pypi//ruff"], **kwargs)
 
-def mypy_test(name, targets, **kwargs):
+def mypy_test(name, sources, deps, **kwargs):
     """Types, by mypy.
 
     Args:
       name: name of the target
-      targets: Python targets; their dependencies in this repository are checked with them
+      sources: a python_sources
+      deps: what the sources import
       **kwargs: as for py_test
     """
-    _lint_test(name, "mypy", targets, targets + ["@pypi//mypy"], **kwargs)
+    _lint_test(name, "mypy", sources, deps + ["@pypi//mypy"], **kwargs)

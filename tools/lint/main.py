@@ -1,6 +1,6 @@
 """Runs a checker over the files of a list: `main.py ruff|mypy LIST`, beside pyproject.toml.
 
-`main.py fix` mends and formats the whole source tree instead.
+`main.py list LIST` prints the files instead; `main.py fix` mends and formats the source tree.
 """
 
 import importlib.util
@@ -33,7 +33,9 @@ def commands(tool: str, files: list[str]) -> list[list[str]]:
     if tool == "fix":
         os.chdir(os.environ["BUILD_WORKSPACE_DIRECTORY"])
         return [[ruff(), "check", "--no-cache", "--fix"], [ruff(), "format", "--no-cache"]]
-    raise SystemExit(f"unknown tool {tool!r}: expected ruff, mypy or fix")
+    if tool == "list":
+        return [["printf", "%s\\n", *files]]
+    raise SystemExit(f"unknown tool {tool!r}: expected ruff, mypy, fix or list")
 
 
 if __name__ == "__main__":

@@ -96,8 +96,8 @@ def test_an_entry_that_is_no_program_is_compiled_anew(
 ) -> None:
     platform = _platform(tmp_path / "c")
     platform.compile(scale, _abstract(platform))
-    (key,) = os.listdir(tmp_path / "c")
-    ExecutableCache(tmp_path / "c").put(key, blob)
+    (entry,) = (tmp_path / "c").iterdir()
+    ExecutableCache(tmp_path / "c").put(entry.name, blob)
     program = platform.compile(scale, _abstract(platform))
     assert not program.cached
     assert "compiling it anew" in caplog.text

@@ -45,8 +45,8 @@ def test_every_stored_dtype_loads_as_every_dtype(stored: Any, to: Any, tmp_path:
     for name, array in expected.items():
         assert loaded[name].dtype == array.dtype
         np.testing.assert_array_equal(loaded[name].astype(np.float64), array.astype(np.float64))
-        signs = [np.signbit(x[~np.isnan(x)]) for x in (loaded[name], array)]
-        np.testing.assert_array_equal(*signs)
+        signs, expected_signs = (np.signbit(x[~np.isnan(x)]) for x in (loaded[name], array))
+        np.testing.assert_array_equal(signs, expected_signs)
 
 
 def test_every_half_precision_pattern_widens_exactly(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_file_cut_between_opening_and_reading_is_an_error(tmp_path: Path) -> N
     store = _store(tmp_path, **{name: np.ones(1000, np.float32) for name in "abcdefghij"})
     os.truncate(tmp_path / "model.safetensors", store.entries["c"].begin + 100)
     with pytest.raises(CheckpointError, match=r"ended at byte \d+ while tensor '[c-j]' was read"):
-        _load(store, np.float32, **{name: (1000,) for name in "abcdefghij"})
+        _load(store, np.float32, **dict.fromkeys("abcdefghij", (1000,)))
 
 
 def test_a_file_that_vanishes_is_an_error(tmp_path: Path) -> None:

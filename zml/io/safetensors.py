@@ -97,7 +97,8 @@ def _parse(path: Path, raw: bytes, data: int, size: int) -> dict[str, Entry]:
         if entry.begin != end:
             what = "overlaps the one before" if entry.begin < end else "leaves a hole before it"
             raise CheckpointError(
-                f"{path}: tensor {name!r:.200} begins at data byte {entry.begin - data}, expected {end - data}: it {what}"
+                f"{path}: tensor {name!r:.200} begins at data byte {entry.begin - data}, "
+                f"expected {end - data}: it {what}"
             )
         end = entry.end
     if end != size:

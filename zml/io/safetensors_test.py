@@ -67,7 +67,7 @@ _HOSTILE: dict[str, tuple[bytes, str]] = {
     "trailing bytes": (_one([2], [0, 8], data=9), "1 bytes belong to no tensor"),
     "bytes without tensors": (safetensors({}, b"abc"), "3 bytes belong to no tensor"),
     "hole before": (_one([1], [4, 8]), "leaves a hole before it"),
-    "hole between": (safetensors({"a": _A, "b": _tensor([1], [12, 16])}, bytes(16)), "tensor 'b' begins at data byte 12"),
+    "hole between": (safetensors({"a": _A, "b": _tensor([1], [12, 16])}, bytes(16)), "'b' begins at data byte 12"),
     "overlap": (safetensors({"a": _A, "b": _tensor([2], [4, 12])}, bytes(12)), "overlaps the one before"),
     "same bytes twice": (safetensors({"a": _A, "b": _A}, bytes(8)), "overlaps the one before"),
     "empty tensor inside": (safetensors({"a": _A, "b": _tensor([0], [4, 4])}, bytes(8)), "overlaps"),
@@ -89,7 +89,7 @@ def test_each_violation_has_its_own_error(case: str, tmp_path: Path) -> None:
 
 def test_a_header_is_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "b": np.ones((2, 3), np.float16),
         "scalar": np.zeros((), np.float32),
         "empty": np.zeros((0, 5), np.float32),
@@ -132,7 +132,24 @@ def _mutate(value: Any, rng: random.Random) -> Any:
     if isinstance(value, list) and value and rng.random() < 0.9:
         at = rng.randrange(len(value))
         return [*value[:at], _mutate(value[at], rng), *value[at + rng.randint(0, 1) :]]
-    new = [0, -1, 1, 4, 2**31, 2**63, 2**64, 10**300, 0.5, 1e999, True, None, "", "F64", [], {}]
+    new: list[Any] = [
+        0,
+        -1,
+        1,
+        4,
+        2**31,
+        2**63,
+        2**64,
+        10**300,
+        0.5,
+        1e999,
+        True,
+        None,
+        "",
+        "F64",
+        [],
+        {},
+    ]
     return rng.choice([*new, [value], {"": value}, "\ud800", "x" * 1000])
 
 

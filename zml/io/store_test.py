@@ -85,7 +85,7 @@ def test_a_damaged_index_is_an_error(content: bytes, tmp_path: Path) -> None:
 
 
 def test_check_names_what_does_not_fit_and_what_is_left_over(tmp_path: Path) -> None:
-    arrays = {name: _ARRAY for name in "abz"}
+    arrays = dict.fromkeys("abz", _ARRAY)
     (tmp_path / "model.safetensors").write_bytes(tensors(arrays))
     store = TensorStore.open(tmp_path)
     assert store.check([WeightSpec("a", (2, 3))]) == ["b", "z"]

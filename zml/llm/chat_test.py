@@ -27,7 +27,7 @@ def _open(folder: Path, config: Any) -> ChatTemplate | None:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("{% for m in messages %}{{ m['role'] }}:{{ m.content | trim }}\n{% endfor %}", 'system:Be brief.\nuser:Ünïcode & <b>"q"</b>\n'),
+        ("{% for m in messages %}{{ m['role'] }}:{{ m.content | length }}\n{% endfor %}", "system:9\nuser:20\n"),
         ("{% if add_generation_prompt %}go{% endif %}", "go"),
         ("{{ tools is none }}{{ documents is none }}", "TrueTrue"),
         ("{{ bos_token }}|{{ eos_token }}|{{ nothing }}", "<s>||"),

@@ -100,7 +100,7 @@ def test_the_memory_plan_counts_what_is_held(engine: Engine) -> None:
 
 def test_the_context_is_bounded_by_the_model(folder: Path) -> None:
     assert _open(folder).decoder.length == 64
-    with pytest.raises(UsageError, match="--seqlen=65: .* at most 64 positions"):
+    with pytest.raises(UsageError, match=r"--seqlen=65: .* at most 64 positions"):
         _open(folder, seqlen=65)
 
 
@@ -149,5 +149,5 @@ def test_a_checkpoint_without_a_template_says_what_to_do(tmp_path: Path) -> None
     engine = _open(tmp_path)
     engine.open_tokenizer()
     assert not engine.has_chat_template
-    with pytest.raises(CheckpointError, match="no chat template .* use --raw"):
+    with pytest.raises(CheckpointError, match=r"no chat template .* use --raw"):
         engine.encode_chat([{"role": "user", "content": "ok"}])

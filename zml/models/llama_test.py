@@ -9,7 +9,7 @@ import pytest
 
 from zml.attention import KvCache
 from zml.models import llama
-from zml.testing.tiny import CONFIG
+from zml.testing.tiny import CONFIG, random_weights
 
 _LENGTH = 16
 _CHUNK = 5
@@ -24,11 +24,7 @@ _VARIANTS: list[dict[str, Any]] = [
 
 def _model(changes: dict[str, Any]) -> tuple[llama.Config, llama.Weights[jax.Array]]:
     config = llama.read_config(CONFIG | changes)
-    weights = llama.random_weights(config, jax.random.key(0))
-    # Biases and norms too are made to matter.
-    return config, jax.tree.map(
-        lambda leaf: 5 * leaf + 0.1 * jnp.sin(jnp.arange(leaf.size).reshape(leaf.shape)), weights
-    )
+    return config, jax.tree.map(jnp.asarray, random_weights(config))
 
 
 def _numpy_forward(

@@ -40,7 +40,8 @@ def test_linear_is_x_times_w_transposed(shape: tuple[int, ...], bias: bool) -> N
     ("dtype", "tolerance"), [(np.float32, 1e-6), (ml_dtypes.bfloat16, 2**-7), (np.float16, 2**-9)]
 )
 def test_rms_norm_against_float64(dtype: type, tolerance: float) -> None:
-    x, w = (_RNG.standard_normal(s).astype(dtype) for s in ((3, 33), (33,)))
+    x: np.ndarray = _RNG.standard_normal((3, 33)).astype(dtype)
+    w: np.ndarray = _RNG.standard_normal(33).astype(dtype)
     got = rms_norm(jnp.asarray(x), jnp.asarray(w), 1e-5)
     wide = x.astype(np.float64)
     expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * w.astype(np.float64)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from zml.models import llama
-from zml.testing.tiny import CONFIG, WORDS, byte_tokenizer
+from zml.testing.tiny import CONFIG, WORDS, byte_tokenizer, random_weights
 
 _NAMES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32", "uint8": "U8",
@@ -38,14 +38,10 @@ def tensors(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def weights(config: Mapping[str, Any] = CONFIG, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random weights of a Llama by their names in a checkpoint, larger than for training: logits differ clearly."""
+    """Random weights of a Llama by their names in a checkpoint."""
     parsed = llama.read_config(config)
-    specs = jax.tree.leaves(llama.weight_specs(parsed))
-    arrays = jax.tree.leaves(llama.random_weights(parsed, jax.random.key(seed)))
-    return {
-        spec.name: np.asarray(array) * (10 if array.ndim > 1 else 1)
-        for spec, array in zip(specs, arrays, strict=True)
-    }
+    names = [spec.name for spec in jax.tree.leaves(llama.weight_specs(parsed))]
+    return dict(zip(names, jax.tree.leaves(random_weights(parsed, seed)), strict=True))
 
 
 def checkpoint(folder: Path, **changes: Any) -> Path:

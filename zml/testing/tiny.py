@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from zml.io import WeightSpec
 from zml.llm.programs import Decoder, Programs
 from zml.llm.session import Session
 from zml.models import architecture, llama
@@ -54,21 +55,31 @@ def byte_tokenizer(corpus: Sequence[str], vocab_size: int = 300) -> Tokenizer:
     return tokenizer
 
 
+def random_weights(config: llama.Config, seed: int = 0) -> llama.Weights[np.ndarray]:
+    """Weights that make every token of the context, every norm and every bias move the logits clearly.
+
+    By numpy: `llama.random_weights` compiles a program for each shape, and starts norms at 1 and biases at 0.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(spec: WeightSpec) -> np.ndarray:
+        noise = rng.standard_normal(spec.shape, np.float32) * np.float32(0.2)
+        return noise + np.float32(spec.name.endswith("norm.weight"))
+
+    return jax.tree.map(draw, llama.weight_specs(config))
+
+
 class TinyLlama:
     """The tiny Llama bound to a platform. Its programs are compiled once for all sessions."""
 
-    def __init__(self, platform: Platform, length: int = 40, scale: float = 10.0) -> None:
+    def __init__(self, platform: Platform, length: int = 40) -> None:
         self.config = llama.read_config(CONFIG)
         self.decoder = Decoder(
             architecture("llama"), self.config, platform, np.dtype(np.float32), length
         )
         self.programs = Programs(self.decoder)
-        # Larger than for training, so that every token of the context moves the logits clearly.
-        host = jax.tree.map(
-            lambda leaf: np.asarray(leaf) * (scale if leaf.ndim > 1 else 1),
-            llama.random_weights(self.config, jax.random.key(1)),
-        )
-        self.weights = jax.tree.map(platform.place, llama.weight_specs(self.config), host)
+        specs = llama.weight_specs(self.config)
+        self.weights = jax.tree.map(platform.place, specs, random_weights(self.config))
 
     def session(self) -> Session:
         """A fresh session: an empty KV cache."""

@@ -47,6 +47,12 @@ def _sentence_piece(strip: bool) -> Tokenizer:
     return tokenizer
 
 
+def _id(tokenizer: Tokenizer, piece: str) -> int:
+    found = tokenizer.token_to_id(piece)
+    assert found is not None
+    return found
+
+
 def _decoder(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
     return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
@@ -103,11 +109,11 @@ def test_pieces_of_a_sentence_piece_text_add_up(strip: bool, seed: int) -> None:
     ids: list[int] = []
     for _ in range(rng.randint(1, 15)):
         char = rng.choice(_ALPHABET)
-        fallback = [int(tokenizer.token_to_id(f"<0x{b:02X}>")) for b in char.encode()]
+        fallback = [_id(tokenizer, f"<0x{b:02X}>") for b in char.encode()]
         ids += fallback if rng.random() < 0.5 else [rng.randrange(1, 10)]
     assert "".join(_stream(decode, ids)) == decode(ids)
     # With a context, what is new is what the context's own text lacks.
-    a = int(tokenizer.token_to_id("\u2581a"))
+    a = _id(tokenizer, "\u2581a")
     context = [1, a, a, a, a]
     both = decode(context + ids)
     assert "".join(_stream(decode, ids, context)) == both[len(decode(context)) :]
@@ -115,7 +121,7 @@ def test_pieces_of_a_sentence_piece_text_add_up(strip: bool, seed: int) -> None:
 
 def test_a_word_after_a_context_keeps_its_space() -> None:
     tokenizer = _sentence_piece(strip=True)
-    the = int(tokenizer.token_to_id("\u2581the"))
+    the = _id(tokenizer, "\u2581the")
     assert _stream(_decoder(tokenizer), [the, the]) == ["the", " the", ""]
     assert _stream(_decoder(tokenizer), [the, the], [1, the]) == [" the", " the", ""]
 

@@ -19,7 +19,7 @@ def _for_platform_impl(ctx):
     return DefaultInfo(files = depset(outs), runfiles = ctx.runfiles(outs))
 
 for_platform = rule(
-    doc = "The files of `target`, in the folder `name`, built for `platform` whatever the rest of the build is for.",
+    doc = "The files of `target` built for `platform`, in the folder `name`.",
     implementation = _for_platform_impl,
     attrs = {
         "platform": attr.label(mandatory = True, doc = "A platform() target."),

@@ -1,7 +1,7 @@
 """How the tools of one target are called: features and flags.
 
-zig's bundled clang and lld are called as themselves (`zig clang`, `zig ld.lld`), with every header and library named on the command
-line. They keep no cache, so an action depends on its inputs alone.
+zig's bundled clang and lld are called as themselves (`zig clang`, `zig ld.lld`), with every header and
+library named on the command line. They keep no cache, so an action depends on its inputs alone.
 """
 
 load("@rules_cc//cc:action_names.bzl", "ACTION_NAMES")
@@ -34,6 +34,12 @@ _LINK_SHARED = [
     ACTION_NAMES.cpp_link_nodeps_dynamic_library,
 ]
 _LINK = _LINK_EXECUTABLE + _LINK_SHARED
+
+# Bazel's own names, which are part of the names of output folders.
+_BAZEL_CPU = {
+    target.zig_name: "darwin_arm64" if target.os == "macos" else {"x86_64": "k8"}.get(target.cpu, target.cpu)
+    for target in TARGETS
+}
 
 def _flags(actions, flags, mode = None):
     """A flag set for some actions, in one compilation mode or in all."""
@@ -125,6 +131,8 @@ def _macho_link_flags(target, root, runtime):
             "-target",
             target.zig_target,
             "-nostdlib",
+            # Else zig writes, for a debugger, where each object file lies: in a sandbox that is gone by then.
+            "-Wl,-S",
         ]),
         _flags(_LINK, ["-Wl,-dead_strip"], "opt"),
         # By path: at -lc++ zig would build its own.
@@ -177,7 +185,7 @@ def _zig_cc_config_impl(ctx):
         ctx = ctx,
         toolchain_identifier = "zig-" + target.zig_name,
         compiler = "clang",
-        target_cpu = {"linux": {"x86_64": "k8"}, "macos": {"aarch64": "darwin_arm64"}}[target.os].get(target.cpu, target.cpu),
+        target_cpu = _BAZEL_CPU[target.zig_name],
         target_libc = "macosx" if macos else "glibc_" + target.libc,
         target_system_name = target.triple,
         cxx_builtin_include_directories = ["{}/lib/{}".format(root, include) for include in includes],

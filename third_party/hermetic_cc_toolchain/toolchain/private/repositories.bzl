@@ -1,7 +1,8 @@
 """The two repositories of the extension.
 
-`@zig_sdk` holds what toolchain resolution looks at in every build, so it is a few BUILD files and needs no zig. `@zig_host` holds the
-compiler; it is fetched when a C or C++ target is first analysed.
+`@zig_sdk` holds what toolchain resolution looks at in every build, so it is a few BUILD files and needs no
+zig. `@zig_host` holds the compiler; it is fetched when a toolchain is first analysed (which Bazel does for
+py_binary and py_test, too).
 """
 
 _HOSTS = ["linux x86_64", "linux aarch64", "macos aarch64"]
@@ -52,12 +53,13 @@ _TOOLS = {
     -c | -E | -S | -fsyntax-only) exec "{root}/zig" clang "$@" ;;
   esac
 done
-cache=$(mktemp -d)
+cache=$(mktemp -d) || exit
 trap 'rm -rf "$cache"' EXIT
 export ZIG_LIB_DIR="{root}/lib" ZIG_GLOBAL_CACHE_DIR="$cache" ZIG_LOCAL_CACHE_DIR="$cache"
 "{root}/zig" cc "$@"
 """,
-    "unsupported": """echo "${{0##*/}}: the zig toolchain has no such tool; build with --strip=always, or link with -Wl,-s, for a stripped binary" >&2
+    "unsupported": """echo "The zig toolchain has neither strip, objcopy, objdump, nm, dwp nor gcov." >&2
+echo "For a file without symbols build with --strip=always, or link with -Wl,-s." >&2
 exit 1
 """,
 }
@@ -65,11 +67,18 @@ exit 1
 def _zig_host_impl(repository_ctx):
     host = _host(repository_ctx)
     if host not in _HOSTS:
-        fail(("hermetic_cc_toolchain: C and C++ are compiled on {}; this host is {}. Build on one of those, or " +
-              "register a C++ toolchain of your own before @zig_sdk's in MODULE.bazel").format(", ".join(_HOSTS), host))
-    binary = repository_ctx.path(repository_ctx.attr.binary)
-    repository_ctx.symlink(binary, "zig")
-    repository_ctx.symlink(binary.dirname.get_child("lib"), "lib")
+        fail(("hermetic_cc_toolchain: expected a host that zig's C++ toolchain runs on ({}), found {}. Build on " +
+              "one of those, or register a C++ toolchain of your own above @zig_sdk's in MODULE.bazel").format(
+            ", ".join(_HOSTS),
+            host,
+        ))
+
+    # The way goes over a small file: Bazel would hash all of the binary at each start.
+    binary = repository_ctx.attr.binary
+    header = binary.name.removesuffix("zig") + "lib/zig.h"
+    lib = repository_ctx.path(binary.same_package_label(header)).dirname
+    repository_ctx.symlink(lib, "lib")
+    repository_ctx.symlink(lib.dirname.get_child("zig"), "zig")
 
     root = "external/" + repository_ctx.name
     for name, script in _TOOLS.items():

@@ -1,7 +1,8 @@
-"""What a program is linked with besides its own objects: libc++, libunwind, compiler_rt, libc's stubs and start files.
+"""What a program is linked with besides its own objects.
 
-zig builds these from source when it first links for a target, and keeps them in a cache that is bound to the machine. Here one action does
-it for each target; its output is an input of every link, as a C library's package would be.
+That is libc++, libunwind, compiler_rt, libc's stubs and start files. zig builds these from source when it
+first links for a target, and keeps them in a cache that is bound to the machine. Here one action does it for
+each target; its output is an input of every link, as a C library's package would be.
 """
 
 def _resources(_os, _input_count):

@@ -3,8 +3,8 @@
 GLIBC = "2.28"
 _MACOS = "13.0"
 
-# zig's libc++ has no __config_site: its own driver gives the site's settings to each compilation, as here. They must be those that zig
-# builds the library with (`ZIG_VERBOSE_CC=1 zig c++ -O2` prints them; look again when the zig version changes).
+# zig's libc++ has no __config_site: its own driver gives the site's settings to each compilation, as here. They
+# must be those that zig builds the library with: `ZIG_VERBOSE_CC=1 zig c++ -O2` prints them.
 _LIBCXX_DEFINES = [
     "_LIBCPP_ABI_VERSION=1",
     "_LIBCPP_ABI_NAMESPACE=__1",
