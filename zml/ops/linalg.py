@@ -173,14 +173,35 @@ def _amounts(padding: Padding, dim: int, window: int, stride: int) -> tuple[int,
     return (padding, padding) if isinstance(padding, int) else padding
 
 
+# JAX takes both of these from LAPACK through scipy on a CPU, and from cuSOLVER on a GPU, which are not shipped.
+# A loop in plain XLA runs everywhere, and is meant for matrices of some hundred rows.
+
+
 def cholesky(x: Tensor, row: str, column: str, /) -> Tensor:
     """The lower triangular L with L L^H = x, for symmetric positive definite x; NaN where it is not.
 
-    Other axes are batch axes.
+    The lower side of x is read. Other axes are batch axes.
     """
     _square("cholesky", x, row, column)
-    matrix, order = _matrix_last("cholesky", x, row, column)
-    return x.derive(_put_back(lax.linalg.cholesky(matrix), order))
+    order = _args.axes(
+        "cholesky", x, [tag for tag in x.tags if tag not in (row, column)] + [row, column]
+    )
+    return x.derive(_put_back(_cholesky(lax.transpose(x.value, order)), order))
+
+
+def _cholesky(a: jax.Array) -> jax.Array:
+    if not a.size:
+        return a
+    rows = jnp.arange(a.shape[-1])
+
+    def step(j: int, lower: jax.Array) -> jax.Array:
+        row = lax.dynamic_index_in_dim(lower, j, -2, keepdims=False)
+        done = jnp.einsum("...ik,...k->...i", lower, row.conj(), precision="highest")
+        left = lax.dynamic_index_in_dim(a, j, -1, keepdims=False) - done
+        pivot = jnp.sqrt(lax.dynamic_index_in_dim(left, j, -1).real)
+        return lax.dynamic_update_index_in_dim(lower, jnp.where(rows >= j, left / pivot, 0), j, -1)
+
+    return lax.fori_loop(0, a.shape[-1], step, jnp.zeros_like(a))
 
 
 def triangular_solve(
@@ -197,16 +218,32 @@ def triangular_solve(
     _args.fresh(op, b, (column,), leaving=(row,))
     batch = [tag for tag in a.tags if tag not in (row, column)]
     _args.axes(op, b, batch)
-    if a.dtype != b.dtype or any(a.dim(tag) != b.dim(tag) for tag in (*batch, row)):
-        raise _args.error(op, "element types or shared dims differ", a, b, mend="make them equal")
+    if a.dtype != b.dtype:
+        raise _args.error(op, "the element types differ", a, b, mend="use convert() on one")
+    _meet(op, a, b, (*batch, row))
     order = _args.axes(op, b, [*batch, row, *(tag for tag in b.tags if tag not in (*batch, row))])
     moved = lax.transpose(b.value, order)
-    left = lax.transpose(a.value, _args.axes(op, a, (*batch, row, column)))
-    value = lax.linalg.triangular_solve(
-        left, moved.reshape(*left.shape[:-1], -1), left_side=True, lower=lower
-    )
-    value = _put_back(value.reshape(moved.shape), order)
-    return b.derive(value, [column if tag == row else tag for tag in b.tags], a)
+    matrix = lax.transpose(a.value, _args.axes(op, a, (*batch, row, column)))
+    value = _solve(matrix, moved.reshape(*matrix.shape[:-1], -1), lower)
+    tags = [column if tag == row else tag for tag in b.tags]
+    return b.derive(_put_back(value.reshape(moved.shape), order), tags, a)
+
+
+def _solve(a: jax.Array, b: jax.Array, lower: bool) -> jax.Array:
+    if not b.size:
+        return b
+    if not lower:
+        return _solve(a[..., ::-1, ::-1], b[..., ::-1, :], True)[..., ::-1, :]
+    a = jnp.tril(a)
+
+    def step(i: int, x: jax.Array) -> jax.Array:
+        row = lax.dynamic_index_in_dim(a, i, -2)
+        left = lax.dynamic_index_in_dim(b, i, -2) - jnp.matmul(row, x, precision="highest")
+        return lax.dynamic_update_index_in_dim(
+            x, left / lax.dynamic_index_in_dim(row, i, -1), i, -2
+        )
+
+    return lax.fori_loop(0, a.shape[-1], step, jnp.zeros_like(b))
 
 
 def _square(op: str, x: Tensor, row: str, column: str) -> None:
@@ -218,12 +255,6 @@ def _square(op: str, x: Tensor, row: str, column: str) -> None:
         raise _args.error(
             op, f"{row!r} and {column!r} differ in size", x, mend="the matrix must be square"
         )
-
-
-def _matrix_last(op: str, x: Tensor, row: str, column: str) -> tuple[jax.Array, tuple[int, ...]]:
-    rest = [tag for tag in x.tags if tag not in (row, column)]
-    order = _args.axes(op, x, (*rest, row, column))
-    return lax.transpose(x.value, order), order
 
 
 def _put_back(value: jax.Array, order: Sequence[int]) -> jax.Array:

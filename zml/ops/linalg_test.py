@@ -112,6 +112,33 @@ def test_cholesky_and_triangular_solve() -> None:
     y = upper.triangular_solve(rhs.choose(k=0), "i", "j", lower=False)
     expected = np.linalg.solve(lower.transpose(0, 2, 1), c[0].T[..., None])[..., 0]
     check(y, expected.T, "j b", "f32")
+    assert bool((-matrix).cholesky("i", "j").is_nan().any("i", "j").all())
+    assert (
+        draw(0, i=0, j=0)[0].cholesky("i", "j").triangular_solve(draw(1, i=0)[0], "i", "j").count
+        == 0
+    )
+
+
+def test_factors_of_complex_matrices_and_gradients() -> None:
+    _, a = draw(0, "c64", i=5, j=5)
+    positive = a @ a.conj().T + np.eye(5)
+    x = Tensor(positive.astype(np.complex64), ("i", "j"))
+    factor = x.cholesky("i", "j")
+    np.testing.assert_allclose(factor.value, np.linalg.cholesky(positive), rtol=1e-4, atol=1e-4)
+    rhs, b = draw(1, "c64", i=5)
+    np.testing.assert_allclose(
+        factor.triangular_solve(rhs, "i", "j").value,
+        np.linalg.solve(np.linalg.cholesky(positive), b),
+        rtol=1e-3,
+    )
+    # The gradient of log det x = 2 sum(log(diagonal of L)) is the inverse; L is read from one side, which has it twice.
+    y = Tensor(positive.real.astype(np.float32), ("i", "j"))
+    gradient = ops.grad(
+        lambda y: y.cholesky("i", "j").diagonal("i", "j", into="d").log().sum() * 2
+    )(y)
+    inverse = np.linalg.inv(positive.real)
+    expected = np.tril(2 * inverse) - np.diag(np.diag(inverse))
+    np.testing.assert_allclose(gradient.value, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [6, 7])
