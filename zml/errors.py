@@ -30,3 +30,7 @@ class UnsupportedError(ZmlError):
 
 class NumericalError(ZmlError):
     """The model's arithmetic left the numbers: its logits are NaN or infinite."""
+
+
+class ShapeError(ZmlError):
+    """Dims, tags, element types or partitioning that do not fit what is asked of a tagged value."""
