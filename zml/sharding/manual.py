@@ -107,7 +107,7 @@ def _check_shapes(role: str, shapes: Any, values: Any) -> None:
         for leaf in jax.tree.leaves(value):
             if tuple(leaf.shape) != shape.dims:
                 raise ShardingError(
-                    f"manual computation: {role} {jax.tree_util.keystr(path)} is {tuple(leaf.shape)} over all shards, "
+                    f"manual computation: {role}{jax.tree_util.keystr(path)} is {tuple(leaf.shape)} over all shards, "
                     f"but its shape was given as {shape}; the two must agree"
                 )
 

@@ -2,6 +2,7 @@
 
 import enum
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,7 @@ class Device:
     """Which core of the chip at `coords`."""
     peers: frozenset[int] | None = None
     """The ids of the devices with a direct link to this one; None if nobody asked."""
-    handle: Any = field(default=None, repr=False, compare=False)
+    handle: Any = field(default=None, repr=False)
 
     @staticmethod
     def of(device: Any) -> "Device":
@@ -110,8 +111,8 @@ class PhysicalMesh:
                 f"a mesh of {sizes} has {leaves} places, but {len(self.devices)} devices were given; "
                 "the product of the axes must be the number of devices"
             )
-        ids = [device.id for device in self.devices]
-        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        counts = Counter(device.id for device in self.devices)
+        if twice := sorted(id for id, count in counts.items() if count > 1):
             raise ShardingError(
                 f"devices {twice} come twice in the mesh; each device has one place"
             )

@@ -205,10 +205,16 @@ def check_together(shardings: Sequence[Sharding]) -> None:
     """Raises ShardingError unless one program can use them all: the same devices, in the same order."""
     for other in shardings[1:]:
         first = shardings[0]
-        ids = [[s.physical.devices[leaf] for leaf in s.leaves] for s in (first, other)]
-        if ids[0] != ids[1]:
-            given = [", ".join(str(device.id) for device in devices) for devices in ids]
+        devices = [[s.physical.devices[leaf] for leaf in s.leaves] for s in (first, other)]
+        if devices[0] == devices[1]:
+            continue
+        pair = f"shardings {first.name!r} and {other.name!r} cannot be used in one program: "
+        if set(devices[0]) != set(devices[1]):
             raise ShardingError(
-                f"shardings {first.name!r} (devices {given[0]}) and {other.name!r} (devices {given[1]}) cannot be "
-                "used in one program, which has one order of devices; fold only neighbouring axes, or the same in both"
+                f"{pair}they are not of the same devices; make both from one platform's mesh"
             )
+        ids = [", ".join(str(device.id) for device in some) for some in devices]
+        raise ShardingError(
+            f"{pair}their folds put the devices in the order {ids[0]} and {ids[1]}, and a program has one order; "
+            "fold only neighbouring axes, or the same in both"
+        )

@@ -135,8 +135,11 @@ def test_unknown_logical_axes_are_refused() -> None:
 def test_shardings_of_one_program_need_one_order_of_devices() -> None:
     plain, fold = sharding(name="plain"), sharding(name="fold", model=("link", "bus"), data=())
     check_together([plain, sharding(name="other", model="bus", data="link")])
-    with pytest.raises(ShardingError, match=r"'plain' .*'fold' .*cannot be used in one program"):
+    with pytest.raises(ShardingError, match=r"'plain' and 'fold' .* order 0, 1, .* and 0, 2, 4"):
         check_together([plain, fold])
+    twins = [find_physical_mesh(cpu.client(2).devices()) for _ in range(2)]
+    with pytest.raises(ShardingError, match=r"'a' and 'b' .* not of the same devices"):
+        check_together([Sharding.of(n, m, LOGICAL) for n, m in zip("ab", twins, strict=True)])
 
 
 def test_described_devices_hold_nothing() -> None:

@@ -1,6 +1,6 @@
 """The strategy: which physical axes a logical axis is cut over."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zml.sharding.errors import ShardingError
@@ -17,8 +17,6 @@ class Strategy:
     """
 
     bindings: tuple[tuple[str, tuple[str, ...]], ...]
-    shared: bool
-    """Whether logical axes may share a physical one, as those of `suggest` do where the devices have fewer axes."""
 
     def __init__(self, **axes: str | Sequence[str]) -> None:
         bindings = {name: (to,) if isinstance(to, str) else tuple(to) for name, to in axes.items()}
@@ -31,11 +29,7 @@ class Strategy:
                         "bind one of them to another axis, or to () to leave it whole"
                     )
                 owner[axis] = logical
-        self._set(bindings, shared=False)
-
-    def _set(self, bindings: Mapping[str, tuple[str, ...]], shared: bool) -> None:
         object.__setattr__(self, "bindings", tuple(bindings.items()))
-        object.__setattr__(self, "shared", shared)
 
     @staticmethod
     def suggest(logical: LogicalMesh, physical: PhysicalMesh) -> "Strategy":
@@ -58,8 +52,9 @@ class Strategy:
                 Intent.LOW_BANDWIDTH: n - 1 - i % n,
             }
             bindings[name] = (available[at[intent]],)
+        # Past __init__, which refuses what is meant here: that logical axes share.
         strategy = object.__new__(Strategy)
-        strategy._set(bindings, shared=True)
+        object.__setattr__(strategy, "bindings", tuple(bindings.items()))
         return strategy
 
     def check(self, logical: LogicalMesh, physical: PhysicalMesh) -> None:
