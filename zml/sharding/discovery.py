@@ -53,11 +53,10 @@ def _islands(islands: Sequence[Sequence[Device]]) -> PhysicalMesh | None:
 
 
 def _linked(devices: Iterable[Device]) -> list[list[Device]]:
-    """The devices that reach each other over links; those of one slice (else process) unless peers are known."""
-    nodes: dict[tuple[bool, int], list[Device]] = defaultdict(list)
+    """The devices that reach each other over links: all of a node, unless their peers are known."""
+    nodes: dict[tuple[int, int], list[Device]] = defaultdict(list)
     for device in sorted(devices, key=lambda d: d.id):
-        known = device.slice is not None
-        nodes[(known, device.slice if device.slice is not None else device.process)].append(device)
+        nodes[_node(device)].append(device)
     islands: list[list[Device]] = []
     for _, node in sorted(nodes.items()):
         if any(device.peers is None for device in node):
@@ -73,6 +72,17 @@ def _linked(devices: Iterable[Device]) -> list[list[Device]]:
                 home.append(device)
         islands += groups
     return islands
+
+
+def _node(device: Device) -> tuple[int, int]:
+    """Devices with the same answer share a host or a fabric.
+
+    XLA numbers GPU hosts (by boot id) or fabrics as slices; in a topology that is only described all slices are 0, and
+    the first of three coordinates, (slice, host, device), tells them apart.
+    """
+    if device.slice is None and not device.coords:
+        return device.process, 0
+    return device.slice or 0, device.coords[0] if len(device.coords) == 3 else 0
 
 
 def _joined(a: Device, b: Device) -> bool:
