@@ -151,7 +151,8 @@ class Tensor:
 
     def with_first_axis(self, tag: str) -> Tensor:
         """Names the axis that a JAX transformation put before those that have tags: what comes out of `jax.vmap(f)`."""
-        return _rebuild(((tag, *self._tags), (OPEN, *self._partitions)), (self._value,))
+        tags = check_tags((tag, *self._tags))
+        return _rebuild((tags, (OPEN, *self._partitions)), (self._value,))
 
     def __repr__(self) -> str:
         if not hasattr(self._value, "dtype") or len(self._value.shape) != len(self._tags):

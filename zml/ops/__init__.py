@@ -1,7 +1,5 @@
 """Operations on tensors. Axes are named by their tags; an operation that starts from a Tensor is a method of it too."""
 
-# Tensor comes first: it lists the operations of those themes that do not need its class.
-import zml.tensor  # noqa: F401
 from zml.ops import random
 from zml.ops.arithmetic import (
     add,

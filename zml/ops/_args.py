@@ -14,6 +14,8 @@ from zml.errors import ShapeError, UnsupportedError
 from zml.shape import Shape, check_tags
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from zml.tensor import Tensor
 
 type Number = bool | int | float | complex
@@ -113,13 +115,29 @@ def element_type(op: str, dtype: Any) -> DType:
     return result
 
 
+# Tensor lists the operations as its methods, so its class is not there yet when they are loaded: they know it through
+# these two.
+
+
+def is_tensor(value: object) -> TypeIs[Tensor]:
+    """Whether it is a Tensor."""
+    from zml.tensor import Tensor
+
+    return isinstance(value, Tensor)
+
+
+def make(value: jax.Array | np.ndarray[Any, Any], shape: Shape | Iterable[str]) -> Tensor:
+    """A Tensor with those tags, and the partitioning of a Shape."""
+    from zml.tensor import Tensor
+
+    if isinstance(shape, Shape):
+        return Tensor(value, shape.tags, dict(zip(shape.tags, shape.partitions, strict=True)))
+    return Tensor(value, shape)
+
+
 def tensor(op: str, value: object) -> Tensor:
     """The argument, if it is a Tensor."""
-    from zml.tensor import (
-        Tensor,
-    )  # Tensor lists the operations: it is not there yet when they are loaded.
-
-    if isinstance(value, Tensor):
+    if is_tensor(value):
         return value
     raise ShapeError(
         f"{op}: an operand is a {type(value).__name__}, expected a Tensor; name its axes: zml.Tensor(array, tags)"

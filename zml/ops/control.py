@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ from jax import lax
 
 from zml.errors import ShapeError
 from zml.ops import _args
-from zml.tensor import Tensor
+
+if TYPE_CHECKING:
+    from zml.tensor import Tensor
 
 
 def while_[C](condition: Callable[[C], Tensor], body: Callable[[C], C], start: C) -> C:
@@ -45,7 +47,7 @@ def scan[C, X, Y](
 
     Gives the last carry, and the results stacked along `tag`, their first axis.
     """
-    tensors = jax.tree.leaves(xs, is_leaf=_is_tensor)
+    tensors = jax.tree.leaves(xs, is_leaf=_args.is_tensor)
     if not tensors or any(_args.tensor("scan", x).dim(tag) != tensors[0].dim(tag) for x in tensors):
         raise _args.error(
             "scan",
@@ -53,7 +55,7 @@ def scan[C, X, Y](
             *tensors,
             mend="make them equal",
         )
-    slices, treedef = jax.tree.flatten(xs, is_leaf=_is_tensor)
+    slices, treedef = jax.tree.flatten(xs, is_leaf=_args.is_tensor)
     rows = [x.transpose(tag, ...).value for x in slices]
 
     def step(carry: C, values: list[jax.Array]) -> tuple[C, Y]:
@@ -79,7 +81,9 @@ def reduce(
         )
 
     def fold(left: Any, right: Any) -> Any:
-        return _like("reduce: the result of f", start, f(Tensor(left, ()), Tensor(right, ()))).value
+        return _like(
+            "reduce: the result of f", start, f(_args.make(left, ()), _args.make(right, ()))
+        ).value
 
     value = lax.reduce(x.value, start.value, fold, positions)
     return x.derive(value, [tag for tag in x.tags if tag not in tags])
@@ -92,12 +96,12 @@ def vmap[**P, R](f: Callable[P, R], tag: str, /) -> Callable[P, R]:
     """
 
     def mapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=_is_tensor)
-        if not any(_is_tensor(x) and tag in x.tags for x in leaves):
+        leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=_args.is_tensor)
+        if not any(_args.is_tensor(x) and tag in x.tags for x in leaves):
             raise _args.error(
                 "vmap", f"no argument has the axis {tag!r}", mend="name one that is there"
             )
-        has = [_is_tensor(x) and tag in x.tags for x in leaves]
+        has = [_args.is_tensor(x) and tag in x.tags for x in leaves]
         values = [x.value if own else x for x, own in zip(leaves, has, strict=True)]
         in_axes = [x.axis(tag) if own else None for x, own in zip(leaves, has, strict=True)]
 
@@ -131,7 +135,7 @@ def value_and_grad[**P](
 
     def both(*args: P.args, **kwargs: P.kwargs) -> tuple[Tensor, Any]:
         value, gradient = differentiated(*args, **kwargs)
-        return Tensor(value, ()), gradient
+        return _args.make(value, ()), gradient
 
     return both
 
@@ -145,10 +149,6 @@ def grad[**P](f: Callable[P, Tensor], argnums: int = 0) -> Callable[P, Any]:
 def optimization_barrier[T](tree: T) -> T:
     """The same pytree; the compiler moves no computation across it."""
     return cast(T, lax.optimization_barrier(tree))
-
-
-def _is_tensor(x: object) -> bool:
-    return isinstance(x, Tensor)
 
 
 def _truth(op: str, condition: Any) -> jax.Array:
@@ -166,24 +166,21 @@ def _with_first_axis[T](tree: T, tag: str) -> T:
     """Names the axis that a JAX transformation has put first."""
 
     def name(x: object) -> object:
-        if not isinstance(x, Tensor):
-            return x
-        _args.fresh("scan, vmap", x, (tag,))
-        return x.with_first_axis(tag)
+        return x.with_first_axis(tag) if _args.is_tensor(x) else x
 
-    return cast(T, jax.tree.map(name, tree, is_leaf=_is_tensor))
+    return cast(T, jax.tree.map(name, tree, is_leaf=_args.is_tensor))
 
 
 def _like[T](what: str, expected: T, given: T) -> T:
     """The given pytree with the partitioning of the expected one, if tags, dims and types are the same."""
     structure: Any
-    before, structure = jax.tree.flatten(expected, is_leaf=_is_tensor)
-    after, found = jax.tree.flatten(given, is_leaf=_is_tensor)
+    before, structure = jax.tree.flatten(expected, is_leaf=_args.is_tensor)
+    after, found = jax.tree.flatten(given, is_leaf=_args.is_tensor)
     if structure != found:
         raise ShapeError(f"{what} has the structure {found}, expected {structure}")
     result = []
     for old, new in zip(before, after, strict=True):
-        if not isinstance(old, Tensor) or not isinstance(new, Tensor):
+        if not _args.is_tensor(old) or not _args.is_tensor(new):
             result.append(new)
             continue
         if new.dtype != old.dtype or not new.shape.matches(old.shape):

@@ -1,7 +1,9 @@
 """Tensors from nothing."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,9 @@ from jax import lax
 from zml.ops import _args
 from zml.ops._args import Number
 from zml.shape import Shape
-from zml.tensor import Tensor
+
+if TYPE_CHECKING:
+    from zml.tensor import Tensor
 
 
 def constant(
@@ -19,7 +23,7 @@ def constant(
     """One number everywhere: `constant(1.5, {"s": 4}, "bf16")`, of rank 0 without a shape."""
     shape = _shape("constant", shape or {}, dtype)
     scalar = _args.literal("constant", value, shape.dtype)
-    return _tensor(jnp.broadcast_to(scalar, shape.dims), shape)
+    return _args.make(jnp.broadcast_to(scalar, shape.dims), shape)
 
 
 def zeros(shape: Shape | Mapping[str, int], dtype: Any = None) -> Tensor:
@@ -40,7 +44,7 @@ def iota(shape: Shape | Mapping[str, int], tag: str, dtype: Any = None) -> Tenso
     axis = shape.axis(tag)
     if shape.dtype.kind == "bool":
         raise _args.error("iota", "a bool counts nothing", shape, mend="ask for integers or floats")
-    return _tensor(lax.broadcasted_iota(shape.dtype.numpy, shape.dims, axis), shape)
+    return _args.make(lax.broadcasted_iota(shape.dtype.numpy, shape.dims, axis), shape)
 
 
 def arange(
@@ -52,10 +56,13 @@ def arange(
         raise _args.error("arange", "the step is 0", mend="give another one")
     count = max(0, int(np.ceil((last - first) / step)))
     shape = _shape("arange", {tag: count}, dtype)
-    for number in (first, step, first + step * max(0, count - 1)):
+    for number in (first, first + step * max(0, count - 1)):
         _args.literal("arange", number, shape.dtype)
+    if step == 1 and isinstance(first, int):
+        # No constant of that size in the program.
+        return iota(shape, tag) + first if first else iota(shape, tag)
     numbers = first + step * np.arange(count)
-    return Tensor(numbers.astype(shape.dtype.numpy), (tag,))
+    return _args.make(numbers.astype(shape.dtype.numpy), (tag,))
 
 
 def linspace(tag: str, start: float, stop: float, count: int, *, dtype: Any = "f32") -> Tensor:
@@ -63,7 +70,7 @@ def linspace(tag: str, start: float, stop: float, count: int, *, dtype: Any = "f
     shape = _shape("linspace", {tag: count}, dtype)
     if shape.dtype.kind != "float":
         raise _args.error("linspace", f"{shape.dtype} is no float type", mend="ask for floats")
-    return Tensor(np.linspace(start, stop, count).astype(shape.dtype.numpy), (tag,))
+    return _args.make(np.linspace(start, stop, count).astype(shape.dtype.numpy), (tag,))
 
 
 def _shape(op: str, shape: Shape | Mapping[str, int], dtype: Any) -> Shape:
@@ -77,7 +84,3 @@ def _shape(op: str, shape: Shape | Mapping[str, int], dtype: Any) -> Shape:
         shape = Shape(shape, dtype)
     _args.element_type(op, shape.dtype)
     return shape
-
-
-def _tensor(value: Any, shape: Shape) -> Tensor:
-    return Tensor(value, shape.tags, dict(zip(shape.tags, shape.partitions, strict=True)))

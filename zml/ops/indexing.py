@@ -65,7 +65,7 @@ def dynamic_slice(x: Tensor, /, **ranges: tuple[Tensor | int, int]) -> Tensor:
             )
         sizes[position] = size
     starts = _starts("dynamic_slice", x, {tag: start for tag, (start, _) in ranges.items()})
-    return x.derive(lax.dynamic_slice(x.value, starts, sizes))
+    return x.derive(lax.dynamic_slice(x.value, starts, sizes, allow_negative_indices=False))
 
 
 def dynamic_update_slice(x: Tensor, update: Tensor, /, **starts: Tensor | int) -> Tensor:
@@ -84,7 +84,9 @@ def dynamic_update_slice(x: Tensor, update: Tensor, /, **starts: Tensor | int) -
             op, "the update does not fit", x, update, mend="it needs the same tags in the same order, the same "
             "element type and dims that are not greater",
         )  # fmt: skip
-    value = lax.dynamic_update_slice(x.value, update.value, _starts(op, x, starts))
+    value = lax.dynamic_update_slice(
+        x.value, update.value, _starts(op, x, starts), allow_negative_indices=False
+    )
     return x.derive(value)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,10 @@ from jax import lax
 from zml.dtypes import DType
 from zml.ops import _args
 from zml.shape import Shape
-from zml.tensor import Tensor
 from zml.tree import pytree
+
+if TYPE_CHECKING:
+    from zml.tensor import Tensor
 
 _DERIVE = 0xFFFFFFFF
 """The draw number that no draw has: it makes keys."""
@@ -36,7 +38,7 @@ class State:
     @staticmethod
     def init(seed: Tensor | int) -> State:
         """The generator of a seed: an int of up to 64 bits, or an integer tensor of rank 0 with up to 32."""
-        if isinstance(seed, Tensor):
+        if _args.is_tensor(seed):
             _integer_scalar("State.init", seed)
             return _state(jnp.stack([seed.value.astype(jnp.uint32), jnp.uint32(0)]))
         if not 0 <= seed < 1 << 64:
@@ -49,7 +51,7 @@ class State:
 
     def fold_in(self, number: Tensor | int) -> State:
         """An independent generator for each number: of a request, a layer, a position in a sequence."""
-        if isinstance(number, Tensor):
+        if _args.is_tensor(number):
             _integer_scalar("fold_in", number)
             word = number.value.astype(jnp.uint32)
         else:
@@ -65,13 +67,13 @@ def _integer_scalar(op: str, x: Tensor) -> None:
 
 
 def _state(key: jax.Array) -> State:
-    return State(Tensor(key, ("word",)), Tensor(jnp.uint32(0), ()))
+    return State(_args.make(key, ("word",)), _args.make(jnp.uint32(0), ()))
 
 
 def bits(state: State, shape: Mapping[str, int]) -> tuple[State, Tensor]:
     """Random u32 words."""
     state, (words, _) = _words(state, Shape(shape, "u32"))
-    return state, Tensor(words, shape)
+    return state, _args.make(words, shape)
 
 
 def uniform(
@@ -96,7 +98,7 @@ def uniform(
     bounds = np.asarray([low, high]).astype(numpy)
     value = unit * (bounds[1] - bounds[0]) + bounds[0]
     # Rounding may reach the upper bound, which does not belong to the range.
-    return state, _result(jnp.minimum(value, np.nextafter(bounds[1], bounds[0])), shape)
+    return state, _args.make(jnp.minimum(value, np.nextafter(bounds[1], bounds[0])), shape)
 
 
 def normal(
@@ -106,7 +108,7 @@ def normal(
     shape = _float_shape("normal", shape, dtype)
     state, unit = _open_unit(state, shape)
     value = math.sqrt(2) * lax.erf_inv(2 * unit - 1)
-    return state, _result(value.astype(shape.dtype.numpy), shape)
+    return state, _args.make(value.astype(shape.dtype.numpy), shape)
 
 
 def gumbel(
@@ -115,7 +117,7 @@ def gumbel(
     """Floats of the Gumbel distribution, -log(-log(u)), computed in f32."""
     shape = _float_shape("gumbel", shape, dtype)
     state, unit = _open_unit(state, shape)
-    return state, _result((-jnp.log(-jnp.log(unit))).astype(shape.dtype.numpy), shape)
+    return state, _args.make((-jnp.log(-jnp.log(unit))).astype(shape.dtype.numpy), shape)
 
 
 def categorical(state: State, logits: Tensor, tag: str, /) -> tuple[State, Tensor]:
@@ -137,10 +139,6 @@ def _float_shape(op: str, shape: Shape | Mapping[str, int], dtype: Any) -> Shape
         )
     _args.element_type(op, shape.dtype)
     return shape
-
-
-def _result(value: jax.Array, shape: Shape) -> Tensor:
-    return Tensor(value, shape.tags, dict(zip(shape.tags, shape.partitions, strict=True)))
 
 
 def _open_unit(state: State, shape: Shape) -> tuple[State, jax.Array]:
