@@ -14,7 +14,7 @@ def ids(mesh: PhysicalMesh) -> list[int]:
 
 def gpus(count: int, per_process: int, **fields: object) -> list[Device]:
     return [
-        Device(i, "cuda", "H100", process=i // per_process, **fields)  # type: ignore[arg-type]
+        Device(i, "gpu", "H100", process=i // per_process, **fields)  # type: ignore[arg-type]
         for i in range(count)
     ]
 
@@ -44,21 +44,26 @@ def test_gpus_of_a_process_are_linked_and_processes_share_a_bus() -> None:
 
 
 def test_gpus_of_one_slice_are_linked_across_processes() -> None:
-    devices = [Device(i, "cuda", process=i, slice=i // 4) for i in range(8)]
+    devices = [Device(i, "gpu", process=i, slice=i // 4) for i in range(8)]
+    assert dict(find_physical_mesh(devices).sizes) == {"bus": 2, "link": 4}
+
+
+def test_gpus_of_a_described_topology_are_told_apart_by_their_first_coordinate() -> None:
+    devices = [Device(i, "gpu", slice=0, coords=(i // 4, 0, i % 4)) for i in range(8)]
     assert dict(find_physical_mesh(devices).sizes) == {"bus": 2, "link": 4}
 
 
 def test_known_peers_decide_over_gpu_islands() -> None:
-    pairs = [Device(i, "cuda", peers=frozenset({(i + 2) % 4})) for i in range(4)]
+    pairs = [Device(i, "gpu", peers=frozenset({(i + 2) % 4})) for i in range(4)]
     mesh = find_physical_mesh(pairs)
     assert dict(mesh.sizes) == {"bus": 2, "link": 2}
     assert ids(mesh) == [0, 2, 1, 3]
-    unlinked = [Device(i, "cuda", peers=frozenset()) for i in range(4)]
+    unlinked = [Device(i, "gpu", peers=frozenset()) for i in range(4)]
     assert dict(find_physical_mesh(unlinked).sizes) == {"bus": 4}
 
 
 def test_irregular_devices_become_one_bus() -> None:
-    uneven = [*gpus(3, per_process=3), Device(3, "cuda", process=1), Device(4, "cuda", process=1)]
+    uneven = [*gpus(3, per_process=3), Device(3, "gpu", process=1), Device(4, "gpu", process=1)]
     assert dict(find_physical_mesh(uneven).sizes) == {"bus": 5}
     holed = tpus(2, 2, 1, kind="TPU v4")[:3]
     assert dict(find_physical_mesh(holed).sizes) == {"bus": 3}
@@ -97,5 +102,5 @@ def test_tpu_cores_slices_and_wraparound() -> None:
 def test_devices_of_no_or_several_platforms_are_refused() -> None:
     with pytest.raises(ShardingError, match="0 devices of no platform"):
         find_physical_mesh([])
-    with pytest.raises(ShardingError, match=r"\['cpu', 'cuda'\]"):
-        find_physical_mesh([Device(0), Device(1, "cuda")])
+    with pytest.raises(ShardingError, match=r"\['cpu', 'gpu'\]"):
+        find_physical_mesh([Device(0), Device(1, "gpu")])

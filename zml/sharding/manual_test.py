@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import zml.ops  # noqa: F401  (comes before zml.tensor, with which it goes round)
 from zml.pjrt import cpu
 from zml.shape import REPLICATED, Shape
 from zml.sharding import (
