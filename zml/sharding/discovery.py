@@ -24,7 +24,7 @@ def find(devices: Sequence[Any]) -> PhysicalMesh:
             f"a physical mesh is of the devices of one platform, but {len(described)} devices of "
             f"{platforms or 'no platform'} were given"
         )
-    if platforms == ["cpu"]:
+    if platforms == ["cpu"] and len({d.process for d in described}) == 1:
         return _flat(described)
     gridded = all(len(d.coords) in (2, 3) for d in described) and platforms == ["tpu"]
     return (_grid(described) if gridded else _islands(_linked(described))) or _flat(described)
@@ -75,12 +75,12 @@ def _linked(devices: Iterable[Device]) -> list[list[Device]]:
 
 
 def _node(device: Device) -> tuple[int, int]:
-    """Devices with the same answer share a host or a fabric.
+    """Devices with the same answer share a process (CPU), a host or a fabric.
 
     XLA numbers GPU hosts (by boot id) or fabrics as slices; in a topology that is only described all slices are 0, and
     the first of three coordinates, (slice, host, device), tells them apart.
     """
-    if device.slice is None and not device.coords:
+    if device.platform == "cpu" or (device.slice is None and not device.coords):
         return device.process, 0
     return device.slice or 0, device.coords[0] if len(device.coords) == 3 else 0
 

@@ -35,6 +35,13 @@ def test_cpu_devices_share_a_bus(count: int) -> None:
     assert ids(mesh) == list(range(count))
 
 
+def test_cpu_devices_of_several_processes_are_islands() -> None:
+    mesh = find_physical_mesh(
+        [Device(2048 * (i // 3) + i % 3, process=i // 3, slice=0) for i in range(6)]
+    )
+    assert dict(mesh.sizes) == {"bus": 2, "link": 3}
+
+
 def test_gpus_of_a_process_are_linked_and_processes_share_a_bus() -> None:
     mesh = find_physical_mesh(gpus(6, per_process=3))
     assert [str(axis) for axis in mesh.axes] == ["bus x2 (tree)", "link x3 (point-to-point)"]
