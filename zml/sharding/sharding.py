@@ -33,7 +33,8 @@ class Sharding:
     For JAX each logical axis that cuts something is one axis of a jax Mesh, named after it. Where a fold joins physical
     axes that are no neighbours in the tree, the devices are put in the order in which the fold counts them, instead of
     naming the axes out of order in a PartitionSpec: the order of devices is then the same for device_put, for the
-    compiled program and for Placement, and XLA never sees a transposed tile.
+    compiled program and for Placement, and XLA's partitioner, which aborts on some of them, sees no axis cut over mesh
+    axes that are out of order.
     """
 
     name: str
@@ -80,8 +81,10 @@ class Sharding:
         closed = [
             Cut(axis, tag, cut, self.size(cut))
             for axis, (tag, cut) in enumerate(zip(shape.tags, shape.partitions, strict=True))
-            if isinstance(cut, str) and self.size(cut) and (among is None or cut in among)
+            if isinstance(cut, str)
         ]
+        if among is not None:
+            closed = [cut for cut in closed if cut.logical in among]
         taken: set[str] = set()
         kept: list[Cut] = []
         # Of logical axes that share a physical one, the first of the logical mesh has it, wherever its axis stands.
