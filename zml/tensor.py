@@ -67,9 +67,8 @@ class Tensor:
             shape = Shape(shape, dtype)
         elif dtype is not None:
             shape = shape.with_dtype(dtype)
-        return _rebuild(
-            (shape.tags, shape.partitions), (jax.ShapeDtypeStruct(shape.dims, shape.dtype.numpy),)
-        )
+        spec = jax.ShapeDtypeStruct(shape.dims, _args.element_type("declare", shape.dtype).numpy)
+        return _rebuild((shape.tags, shape.partitions), (spec,))
 
     @property
     def value(self) -> jax.Array:

@@ -1,4 +1,7 @@
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +52,8 @@ def test_a_declared_input_has_a_shape_and_no_value() -> None:
     assert Tensor.declare(shape, "u8").dtype == "u8"
     with pytest.raises(ShapeError, match=r"\{s=4/data,i32\} is a declared input without a value"):
         _ = x.value
+    with pytest.raises(ShapeError, match="declare: JAX has 64-bit types switched off, and i64"):
+        Tensor.declare({"s": 4}, "i64")
     lowered = jax.jit(lambda t: t + 1).lower(x)
     assert lowered.out_info.shape == shape
 
@@ -170,6 +175,24 @@ def test_each_operation_on_a_tensor_is_a_method() -> None:
     functions |= {"vmap", "while_", "zeros"}
     for name in ops.__all__:
         assert (name in functions) != (getattr(Tensor, name, None) is getattr(ops, name)), name
+
+
+def test_the_package_brings_names_in_when_they_are_used() -> None:
+    code = """
+import sys, zml
+assert not {"jax", "numpy"} & set(sys.modules)
+print(zml.Shape({"s": 2}, zml.DType.BF16))
+assert "jax" not in sys.modules
+assert zml.ops.zeros({"s": 2}, "f32").value.shape == (2,) and zml.Tensor
+try:
+    zml.tensors
+except AttributeError as error:
+    print(error)
+"""
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), JAX_PLATFORMS="cpu")
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout == "{s=2,bf16}\nmodule 'zml' has no attribute 'tensors'\n"
 
 
 def test_operators_leave_foreign_arrays_alone() -> None:

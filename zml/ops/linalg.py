@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,7 +149,7 @@ def _conv(
     order = _args.axes(op, x, (*batch, channel, *axes))
     moved = lax.transpose(x.value, order)
     value = lax.conv_general_dilated(
-        moved.reshape(-1, *moved.shape[len(batch) :]),
+        moved.reshape(math.prod(moved.shape[: len(batch)]), *moved.shape[len(batch) :]),
         lax.transpose(kernel.value, _args.axes(op, kernel, (out, channel, *windows))),
         stride,
         [
@@ -223,8 +224,9 @@ def triangular_solve(
     _meet(op, a, b, (*batch, row))
     order = _args.axes(op, b, [*batch, row, *(tag for tag in b.tags if tag not in (*batch, row))])
     moved = lax.transpose(b.value, order)
+    columns = math.prod(moved.shape[len(batch) + 1 :])
     matrix = lax.transpose(a.value, _args.axes(op, a, (*batch, row, column)))
-    value = _solve(matrix, moved.reshape(*matrix.shape[:-1], -1), lower)
+    value = _solve(matrix, moved.reshape(*matrix.shape[:-1], columns), lower)
     tags = [column if tag == row else tag for tag in b.tags]
     return b.derive(_put_back(value.reshape(moved.shape), order), tags, a)
 

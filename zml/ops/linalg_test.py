@@ -82,6 +82,8 @@ def test_conv1d_in_groups_without_a_batch() -> None:
     y = x.conv1d(kernel, "t", "w", channel="c", out="o", groups=2)
     halves = [_correlate(a[2 * g : 2 * g + 2], k[3 * g : 3 * g + 3], 1, 1) for g in range(2)]
     check(y, np.concatenate(halves), "o t", "f32")
+    empty = draw(0, b=0, c=4, t=6)[0].conv1d(kernel, "t", "w", channel="c", out="o", groups=2)
+    check(empty, np.zeros((0, 6, 5)), "b o t", "f32")
 
 
 def test_conv2d() -> None:
