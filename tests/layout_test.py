@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Low to high: a room imports from its own row and from those above it. Modules beside zml/__init__.py are the first row.
+# Low to high: a room imports from its own row and from those before it.
 ROWS = [
     {"checks", "dtypes", "errors", "log", "tree", "units"},
     {"pjrt"},
@@ -55,7 +55,9 @@ def test_imports_go_one_way(path: Path) -> None:
     for name in _imports(path):
         assert not name.startswith(("examples", "tools", "tests")), f"{path} imports {name}"
         if name.startswith("zml.") and here != "__init__":
-            assert HEIGHT[_room(name)] <= HEIGHT[here], f"{path} imports {name}, which stands above it"
+            assert HEIGHT[_room(name)] <= HEIGHT[here], (
+                f"{path} imports {name}, which stands above it"
+            )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
