@@ -2,8 +2,8 @@
 
     python -m tools.demo.corpus --work_dir=DIR
 
-writes DIR/train.jsonl, DIR/common.jsonl (well known words only, in their first meaning) and
-DIR/heldout.jsonl, one list of alternating user and assistant messages a line.
+writes DIR/train.jsonl, DIR/common.jsonl and DIR/basic.jsonl (well known and best known words only, in
+their usual meaning), and DIR/heldout.jsonl: one list of alternating user and assistant messages a line.
 WordNet is fetched with apt (Debian's package wordnet-base; its license permits use, change and
 distribution with the notice kept).
 """
@@ -25,7 +25,8 @@ HELD_OUT_SHARE = 0.02
 # food, location, object, phenomenon, plant, shape, substance) enough are known to everybody.
 _CONCRETE_FILES = {5, 6, 8, 11, 12, 13, 15, 17, 19, 20, 25, 27}
 _MAX_KINDS = 5
-_COMMON_FREQUENCY = 12
+# The splits of well known words, by how often such a word occurs at least in WordNet's own glosses.
+_FREQUENCIES = {"common": 12, "basic": 25}
 
 Conversation = list[str]  # user, assistant, user, assistant, ...; or one plain text alone
 Maker = Callable[[WordNet, Synset, str, random.Random], Conversation | None]
@@ -211,12 +212,12 @@ def _is_usual(wordnet: WordNet, synset: Synset, word: str) -> bool:
 
 
 def common_conversations(
-    wordnet: WordNet, synset: Synset, frequencies: Counter[str]
+    wordnet: WordNet, synset: Synset, known: set[str]
 ) -> Iterator[Conversation]:
-    """Conversations about the well known words of a synset, each in its first meaning."""
+    """Conversations about those words of a synset that are in `known`, each in its usual meaning."""
     rng = random.Random(f"common {synset.key}")
     for word in synset.words:
-        if frequencies[word] >= _COMMON_FREQUENCY and _is_usual(wordnet, synset, word):
+        if word in known and _is_usual(wordnet, synset, word):
             yield from _common_word(wordnet, synset, word, 0, rng)
 
 
@@ -233,16 +234,17 @@ def main() -> None:
     work_dir = parser.parse_args().work_dir
     wordnet = load(download(work_dir / "wordnet"))
     frequencies = word_frequencies(wordnet)
-    train, common = list(small_talk.conversations()), list(small_talk.conversations())
-    held_out: list[Conversation] = []
+    splits = {name: list(small_talk.conversations()) for name in ("train", *_FREQUENCIES)}
+    splits["heldout"] = []
     for key in sorted(wordnet.synsets):
         synset = wordnet.synsets[key]
         if is_held_out(key):
-            held_out += conversations(wordnet, synset)
-        else:
-            train += conversations(wordnet, synset)
-            common += common_conversations(wordnet, synset, frequencies)
-    splits = {"train": train, "common": common, "heldout": held_out}
+            splits["heldout"] += conversations(wordnet, synset)
+            continue
+        splits["train"] += conversations(wordnet, synset)
+        for name, frequency in _FREQUENCIES.items():
+            known = {word for word in synset.words if frequencies[word] >= frequency}
+            splits[name] += common_conversations(wordnet, synset, known)
     for name, documents in splits.items():
         lines = sorted({json.dumps(document): None for document in documents})
         random.Random(name).shuffle(lines)

@@ -112,7 +112,7 @@ def main() -> None:
     ids = {"bos_token_id": tokenizer.token_to_id(BOS), "eos_token_id": tokenizer.token_to_id(END)}
     ids["pad_token_id"] = ids["eos_token_id"]
     write_json(flags.output / "config.json", {**CONFIG, **ids})
-    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
+    sampling = {"do_sample": True, "temperature": 0.3, "top_p": 0.9}
     write_json(flags.output / "generation_config.json", {**ids, **sampling})
     exported = load_weights(config, flags.output / "model.safetensors")
     held_out = held_out_loss(config, exported, tokenizer, flags.work_dir / "heldout.jsonl")

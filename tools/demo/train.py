@@ -47,9 +47,9 @@ CONFIG = {
 }
 SEQUENCE = 512
 BATCH = 8
-# The first part of the time goes through all words, the rest comes back to the well known ones: in
-# an hour nothing can be learned by heart that is seen only once.
-GENERAL_SHARE = 0.2
+# What is read until which part of the time is over. After all words come the well known ones and then
+# the best known: in an hour nothing can be learned by heart that is seen only once.
+PHASES = (("train.jsonl", 0.2), ("common.jsonl", 0.85), ("basic.jsonl", 1.0))
 Weights = llama.Weights[jax.Array]
 State = tuple[Weights, Weights, Weights]  # weights, first moments, second moments
 
@@ -171,17 +171,18 @@ def main() -> None:
         state, count, seconds_before = restore(checkpoint, state)
     held_out = pack(flags.work_dir / "heldout.jsonl", tokenizer, 0)[:64]
     held_out_loss = jax.jit(partial(loss, config))
-    general, common = (
-        batches(flags.work_dir / name, tokenizer, BATCH, seed=count)
-        for name in ("train.jsonl", "common.jsonl")
-    )
+    phases = [
+        (batches(flags.work_dir / name, tokenizer, BATCH, seed=count), until)
+        for name, until in PHASES
+    ]
     budget = 60.0 * flags.minutes
     started = saved = time.monotonic()
     seconds = seconds_before
     while seconds < budget:
         count += 1
-        rate = learning_rate(flags.peak_rate, count, seconds / budget)
-        rows = next(general if seconds < GENERAL_SHARE * budget else common)
+        progress = seconds / budget
+        rate = learning_rate(flags.peak_rate, count, progress)
+        rows = next(next(phase for phase, until in phases if progress < until))
         state, value = step(config, state, rows, jnp.float32(count), jnp.float32(rate))
         if count % 20 == 0:
             print(f"step {count} loss {value:.4f} rate {rate:.2e} {seconds:.0f} s", flush=True)
