@@ -34,3 +34,11 @@ class NumericalError(ZmlError):
 
 class ShapeError(ZmlError):
     """Dims, tags, element types or partitioning that do not fit what is asked of a tagged value."""
+
+
+class BufferError(ZmlError):
+    """A buffer that was donated, is of another platform, or does not fit the program it is given to."""
+
+
+class CompileError(ZmlError):
+    """A program that could not be lowered or compiled."""

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zml.declared import Declared, Source
 from zml.dtypes import DType
 from zml.errors import ShapeError
 from zml.ops import _args, arithmetic, elementwise, indexing, linalg, reduction, shaping, sorting
+from zml.ops import memory as memory_ops
 from zml.ops._args import Operand
 from zml.shape import OPEN, AxisPartition, Partition, Shape, check_tags
 
@@ -61,14 +63,46 @@ class Tensor:
         self._partitions = shape.partitions
 
     @classmethod
-    def declare(cls, shape: Shape | Mapping[str, int], dtype: Any = None) -> Tensor:
-        """An input of a program to come: `Tensor.declare(shape)` or `Tensor.declare({"s": 16}, "i32")`."""
+    def declare(
+        cls,
+        shape: Shape | Mapping[str, int],
+        dtype: Any = None,
+        *,
+        memory: str | None = None,
+        source: Source | None = None,
+    ) -> Tensor:
+        """An input of a program to come: `Tensor.declare(shape)` or `Tensor.declare({"s": 16}, "i32")`.
+
+        `memory` is the kind of memory that it will be in, the device's own by default; `source` where its elements are
+        in a checkpoint.
+        """
         if not isinstance(shape, Shape):
             shape = Shape(shape, dtype)
         elif dtype is not None:
             shape = shape.with_dtype(dtype)
-        spec = jax.ShapeDtypeStruct(shape.dims, _args.element_type("declare", shape.dtype).numpy)
-        return _rebuild((shape.tags, shape.partitions), (spec,))
+        numpy = _args.element_type("declare", shape.dtype).numpy
+        x = _rebuild((shape.tags, shape.partitions), (Declared(shape.dims, numpy, source),))
+        return x if memory is None else x.in_memory(memory)
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether it has a shape and no value yet."""
+        return isinstance(self._value, jax.ShapeDtypeStruct)
+
+    @property
+    def source(self) -> Source | None:
+        """Where a declared tensor's elements are in a checkpoint, if they are in one."""
+        return self._value.source if isinstance(self._value, Declared) else None
+
+    @property
+    def memory(self) -> str | None:
+        """The kind of memory a declared tensor will be in, None for the device's own."""
+        return self._value.memory if isinstance(self._value, Declared) else None
+
+    def declared_in(self, memory: str) -> Tensor:
+        """The same declared tensor in another kind of memory."""
+        spec = Declared(self._value.shape, self._value.dtype, self.source, memory)
+        return _rebuild((self._tags, self._partitions), (spec,))
 
     @property
     def value(self) -> jax.Array:
@@ -289,6 +323,10 @@ class Tensor:
     dynamic_update_slice = indexing.dynamic_update_slice
     gather = indexing.gather
     scatter = indexing.scatter
+
+    # memory
+    reuse_buffer = memory_ops.reuse_buffer
+    in_memory = memory_ops.in_memory
 
     # operators
     __neg__ = elementwise.neg

@@ -2,5 +2,6 @@
 
 from zml.io.spec import WeightSpec
 from zml.io.store import TensorStore
+from zml.io.view import View
 
-__all__ = ["TensorStore", "WeightSpec"]
+__all__ = ["TensorStore", "View", "WeightSpec"]

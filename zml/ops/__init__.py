@@ -96,6 +96,7 @@ from zml.ops.linalg import (
     rfft,
     triangular_solve,
 )
+from zml.ops.memory import in_memory, reuse_buffer
 from zml.ops.reduction import (
     all,
     any,
@@ -196,6 +197,7 @@ __all__ = [
     "gt",
     "ifft",
     "imag",
+    "in_memory",
     "insert",
     "iota",
     "irfft",
@@ -237,6 +239,7 @@ __all__ = [
     "repeat",
     "repeat_interleave",
     "reshape",
+    "reuse_buffer",
     "reverse",
     "rfft",
     "roll",

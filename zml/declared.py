@@ -1,0 +1,49 @@
+"""A declared input: what a Tensor holds before there is a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Each part of a stored axis several times over: `Repeat("h", 2)` makes heads 0, 1 into 0, 0, 1, 1.
+
+    `tag` names an axis of the declared tensor, whose dim counts the repeats.
+    """
+
+    tag: str
+    times: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a declared tensor's elements are in a checkpoint.
+
+    `dims` is the shape there. The elements are in the same order here, major to minor, whatever the declared shape is,
+    but for the repeats.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    repeat: Repeat | None = None
+
+
+class Declared(jax.ShapeDtypeStruct):
+    """Shape and dtype for JAX, with what zml keeps of an input: its source, and the memory it will be in."""
+
+    __slots__ = ("memory", "source")
+
+    def __init__(
+        self,
+        dims: tuple[int, ...],
+        dtype: Any,
+        source: Source | None = None,
+        memory: str | None = None,
+    ) -> None:
+        super().__init__(dims, dtype)
+        self.source = source
+        self.memory = memory
