@@ -155,9 +155,13 @@ class Tensor:
         return self.shape.axis(tag)
 
     def partitioned(self, **partitions: AxisPartition) -> Tensor:
-        """The same value with other partitioning of the named axes: `w.partitioned(dout="model")`."""
+        """The same value with other partitioning of the named axes: `w.partitioned(dout="model")`.
+
+        In a function that is compiled, the value is cut so from there on.
+        """
         shape = self.shape.partitioned(**partitions)
-        return _rebuild((shape.tags, shape.partitions), (self._value,))
+        x = _rebuild((shape.tags, shape.partitions), (self._value,))
+        return x if x.is_declared else memory_ops.constrained(x)
 
     def derive(
         self, value: jax.Array, tags: Iterable[str] | None = None, *others: Tensor
