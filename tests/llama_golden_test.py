@@ -1,4 +1,4 @@
-"""Llama against transformers: the logits and the greedy tokens that tools/golden/make_llama.py recorded."""
+"""Llama against transformers: the logits and the greedy tokens that tools/golden/make.py recorded."""
 
 import json
 from pathlib import Path
