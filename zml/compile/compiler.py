@@ -44,8 +44,16 @@ class Runtime(Protocol):
     def device_name(self) -> str:
         """`2 x cpu`."""
 
-    def program_shardings(self, given: Sequence[Sharding] | None) -> tuple[Sharding, ...]:
-        """The shardings of a program: those given, checked to be this platform's, or those registered."""
+    @property
+    def shardings(self) -> tuple[Sharding, ...]:
+        """Those registered."""
+
+    @property
+    def replicated(self) -> Sharding:
+        """The one that is used where none is registered."""
+
+    def check_sharding(self, sharding: Sharding) -> None:
+        """Raises ShardingError for one of another platform."""
 
 
 def compile_function(
@@ -61,8 +69,11 @@ def compile_function(
     began = time.perf_counter()
     options = options or CompileOptions()
     name = name or function_name(fn)
-    among = runtime.program_shardings(shardings)
+    among = tuple(shardings or runtime.shardings or (runtime.replicated,))
+    for sharding in among:
+        runtime.check_sharding(sharding)
     check_together(among)
+    flags = {**runtime.client.xla_flags, **options.xla_flags}
     inputs, tree = inputs_of(fn, args, among)
     tracer = Tracer(name, fn, inputs, tree, among)
     shardy = options.partitioner is Partitioner.SHARDY
@@ -103,7 +114,7 @@ def compile_function(
     cache = runtime.cache if options.use_cache and not module.has_effects else None
     key = ""
     if cache is not None:
-        key = _key(stablehlo, fingerprint, repr(options.partitioner), repr(sorted(options.xla_flags.items())),
+        key = _key(stablehlo, fingerprint, repr(options.partitioner), repr(sorted(flags.items())),
                    repr([d.id for d in mesh.devices.flat]))  # fmt: skip
         program = _cached(cache, key, runtime, mesh, results)
         if program is not None:
@@ -115,7 +126,7 @@ def compile_function(
             list(mesh.devices.flat),
             results,
             shardy=shardy,
-            flags=options.xla_flags,
+            flags=flags,
         )
     except (executable.Error, ValueError) as error:
         raise CompileError(_explain(name, runtime, module, str(error))) from error

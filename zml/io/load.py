@@ -20,7 +20,7 @@ from zml.io.store import TensorStore, first_names
 from zml.io.view import STORED
 from zml.model_tree import is_leaf, leaves, named_leaves
 from zml.shape import Shape
-from zml.sharding import Sharding
+from zml.sharding import Sharding, select
 from zml.tensor import Tensor
 from zml.units import binary_size
 
@@ -34,7 +34,7 @@ class Placer(Protocol):
     """Where buffers go: a Platform."""
 
     def put(
-        self, value: Any, shape: Any, *, shardings: Any = None, memory: Any = None, zero_copy: bool = False
+        self, value: Any, shape: Any, *, sharding: Any = None, memory: Any = None, zero_copy: bool = False
     ) -> Buffer:
         """Host data on the devices, cut as its shape says."""
 
@@ -65,7 +65,11 @@ def load[M](
         host = _read(store.entries[source.name], source.name, tensor.dtype.numpy)
         host = _declared_form(host, tensor.shape, source.repeat)
         return platform.put(
-            host, tensor.shape, shardings=shardings, memory=tensor.memory, zero_copy=True
+            host,
+            tensor.shape,
+            sharding=select(shardings, tensor.shape) if shardings else None,
+            memory=tensor.memory,
+            zero_copy=True,
         )
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="zml-load") as pool:

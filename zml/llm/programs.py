@@ -108,10 +108,9 @@ def _draw(
     position: Tensor,
     parameters: SamplingParameters,
     counts: TokenCounts,
-    written: KvCache | None,
+    written: KvCache,
     cache: KvCache,
 ) -> tuple[Tensor, Tensor, TokenCounts, KvCache]:
-    assert written is not None
     token = sample(model.logits(hidden), parameters, counts, position)
     marked = counts.mark_generated(token).reuse_buffer(counts)
     return token, position, marked, written.reuse_buffer(cache)

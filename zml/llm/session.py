@@ -46,7 +46,7 @@ class Session:
         self._programs = programs
         self._weights = weights
         self._cache: KvCache = deployment.platform.zeros(
-            deployment.cache(), shardings=[deployment.sharding]
+            deployment.cache(), sharding=deployment.sharding
         )
         self._cached: list[int] = []
         self._turn = 0
@@ -148,7 +148,7 @@ class Session:
         return self._put(TokenCounts(Slice(seen, ("voc",)), Slice(np.zeros(vocab, np.int32), ("voc",))))  # type: ignore[arg-type]
 
     def _put(self, tree: Any) -> Any:
-        return self._deployment.platform.put(tree, shardings=[self._deployment.sharding])
+        return self._deployment.platform.put_tree(tree, sharding=self._deployment.sharding)
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

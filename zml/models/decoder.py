@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zml import log, ops
-from zml.attention import Attention, KvCache, LayerCache
+from zml.attention import Attention, KvCache, append
+from zml.attention import attention as reference
 from zml.declared import Repeat
 from zml.errors import ConfigError
 from zml.io import View
@@ -22,6 +23,9 @@ from zml.nn import ACTIVATIONS, Embedding, Linear, Mlp, RmsNorm, Rope
 from zml.shape import REPLICATED, AxisPartition, Shape
 from zml.sharding import kv_head_repeats
 from zml.tensor import Tensor
+
+type LayerCache = tuple[Tensor, Tensor]
+"""The keys and values {h,k,hd} of a layer."""
 
 MODEL_AXIS = "model"
 """The logical axis that weights are cut over: tensor parallelism (Shoeybi et al., arXiv:1909.08053)."""
@@ -136,7 +140,8 @@ class SelfAttention:
     q_norm: RmsNorm | None
     k_norm: RmsNorm | None
     rope: Rope = static()
-    attention: Attention = static()
+    window: int | None = static()
+    scale: float | None = static()
 
     @staticmethod
     def init(
@@ -164,32 +169,34 @@ class SelfAttention:
             q_norm=norms[0],
             k_norm=norms[1],
             rope=layer.rope,
-            attention=Attention(window=layer.window, scale=config.scale),
+            window=layer.window,
+            scale=config.scale,
         )
 
     def __call__(
-        self, x: Tensor, start: Tensor, cache: LayerCache | None
-    ) -> tuple[Tensor, LayerCache | None]:
-        """x {s,d} at positions start, start + 1, ... -> {s,d}, and the cache with the new keys and values."""
+        self, x: Tensor, start: Tensor, cache: LayerCache | None, attention: Attention
+    ) -> tuple[Tensor, LayerCache]:
+        """x {s,d} at positions start, start + 1, ... -> {s,d}, and all keys and values: those of the cache with the
+        new ones written, or, without a cache, the new ones alone."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        positions = ops.iota({"s": x.dim("s")}, "s", dtype="i32") + start
+        positions = ops.arange("s", x.dim("s")) + start
         q, k = self.rope.apply(q, positions), self.rope.apply(k, positions)
         q, k, v = q.rename(s="q"), k.rename(s="k"), v.rename(s="k")
         if cache is not None:
-            cache = cache.append(k, v, start)
-            k, v = cache.k, cache.v
-        return self.o(self.attention(q, k, v, start=start).rename(q="s")), cache
+            k, v = append(cache[0], k, start), append(cache[1], v, start)
+        attended = attention(q, k, v, start=start, window=self.window, scale=self.scale)
+        return self.o(attended.rename(q="s")), (k, v)
 
 
 class Layer(Protocol):
     """A layer of a decoder."""
 
     def __call__(
-        self, x: Tensor, start: Tensor, cache: LayerCache | None
-    ) -> tuple[Tensor, LayerCache | None]:
-        """x {s,d} -> {s,d}, and the layer's cache with the new tokens in it."""
+        self, x: Tensor, start: Tensor, cache: LayerCache | None, attention: Attention
+    ) -> tuple[Tensor, LayerCache]:
+        """x {s,d} -> {s,d}, and the layer's keys and values with the new ones in them."""
 
 
 @model
@@ -213,10 +220,10 @@ class PreNormLayer:
         )
 
     def __call__(
-        self, x: Tensor, start: Tensor, cache: LayerCache | None
-    ) -> tuple[Tensor, LayerCache | None]:
+        self, x: Tensor, start: Tensor, cache: LayerCache | None, attention: Attention
+    ) -> tuple[Tensor, LayerCache]:
         """x {s,d} -> {s,d}."""
-        attended, cache = self.attention(self.attention_norm(x), start, cache)
+        attended, cache = self.attention(self.attention_norm(x), start, cache, attention)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), cache
 
@@ -278,22 +285,28 @@ class Decoder:
         )
 
     def hidden_states(
-        self, tokens: Tensor, start: Tensor, cache: KvCache | None
-    ) -> tuple[Tensor, KvCache | None]:
+        self,
+        tokens: Tensor,
+        start: Tensor,
+        cache: KvCache | None,
+        attention: Attention = reference,
+    ) -> tuple[Tensor, KvCache]:
         """Runs tokens {s} (i32) at positions start (i32 of rank 0), start + 1, ... over the cache of what came before.
 
-        Gives the normalised states {s,d} and the cache with the new tokens written; without a cache the tokens see
-        each other alone.
+        Gives the normalised states {s,d} and the cache with the new tokens written. Without a cache the tokens see
+        each other alone, and the cache that is given holds them alone.
         """
         x = self.embedding(tokens)
         if self.embedding_scale != 1.0:
             x = x * ops.constant(self.embedding_scale, dtype=x.dtype)
-        written = []
+        keys, values = [], []
         for i, layer in enumerate(self.layers):
+            cached = None if cache is None else cache.layer(i)
             # One function of the program for all layers that are alike: tracing does not grow with their number.
-            x, layer_cache = ops.call(type(layer).__call__, layer, x, start, cache and cache.layer(i))
-            written.append(layer_cache)
-        return self.norm(x), cache and KvCache.of(written)
+            x, (k, v) = ops.call(type(layer).__call__, layer, x, start, cached, attention)
+            keys.append(k)
+            values.append(v)
+        return self.norm(x), KvCache(tuple(keys), tuple(values))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits {..,voc} in f32 of hidden states {..,d}."""

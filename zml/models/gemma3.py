@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from zml.attention import LayerCache
+from zml.attention import Attention
 from zml.io import View
 from zml.model_tree import model
 from zml.models.config import ConfigReader
@@ -14,6 +14,7 @@ from zml.models.decoder import (
     Attending,
     Config,
     Decoder,
+    LayerCache,
     SelfAttention,
     init_mlp,
     read_activation,
@@ -21,6 +22,7 @@ from zml.models.decoder import (
     read_sizes,
 )
 from zml.nn import Mlp, RmsNorm, Rope
+from zml.nn.rope import CONFIG_KEYS
 from zml.tensor import Tensor
 
 # Gemma's norms multiply with 1 + weight, in float32.
@@ -34,7 +36,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
         read, config, vocab_size=262208, hidden_size=2304, intermediate_size=9216, num_attention_heads=8,
         num_key_value_heads=4, head_dim=256, max_position_embeddings=131072,
     )  # fmt: skip
-    read.taken(*Rope.CONFIG_KEYS)
+    read.taken(*CONFIG_KEYS)
     layers = read_layers(read, 26)
     window, every = read.window(default=4096), read.integer("sliding_window_pattern", 6)
     types = read.layer_types(
@@ -94,9 +96,9 @@ class SandwichLayer:
         )
 
     def __call__(
-        self, x: Tensor, start: Tensor, cache: LayerCache | None
-    ) -> tuple[Tensor, LayerCache | None]:
+        self, x: Tensor, start: Tensor, cache: LayerCache | None, attention: Attention
+    ) -> tuple[Tensor, LayerCache]:
         """x {s,d} -> {s,d}."""
-        attended, cache = self.attention(self.attention_norm(x), start, cache)
+        attended, cache = self.attention(self.attention_norm(x), start, cache, attention)
         x = x + self.after_attention_norm(attended)
         return x + self.after_mlp_norm(self.mlp(self.mlp_norm(x))), cache

@@ -7,13 +7,14 @@ from zml.io import View
 from zml.models.config import ConfigReader
 from zml.models.decoder import Attending, Config, Decoder, read_activation, read_layers, read_sizes
 from zml.nn import Rope
+from zml.nn.rope import CONFIG_KEYS
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
     """Reads a parsed config.json; raises ConfigError for what is missing, wrong or not understood."""
     read = ConfigReader(config, "llama")
     sizes = read_sizes(read, config, max_position_embeddings=2048)
-    read.taken(*Rope.CONFIG_KEYS)
+    read.taken(*CONFIG_KEYS)
     attention_bias = read.boolean("attention_bias", False)
     rope = Rope.from_config(config, sizes["head_dim"])
     result = Config(

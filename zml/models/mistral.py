@@ -7,6 +7,7 @@ from zml.io import View
 from zml.models.config import ConfigReader
 from zml.models.decoder import Attending, Config, Decoder, read_activation, read_layers, read_sizes
 from zml.nn import Rope
+from zml.nn.rope import CONFIG_KEYS
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
@@ -16,7 +17,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
         read, config, vocab_size=32000, hidden_size=4096, intermediate_size=14336,
         num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=4096 * 32,
     )  # fmt: skip
-    read.taken(*Rope.CONFIG_KEYS)
+    read.taken(*CONFIG_KEYS)
     attending = Attending(
         Rope.from_config(config, sizes["head_dim"]),
         # A config.json that does not have the key means Mistral 7B v0.1; later ones switch the window off with null.

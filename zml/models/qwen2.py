@@ -8,6 +8,7 @@ from zml.io import View
 from zml.models.config import ConfigReader
 from zml.models.decoder import Attending, Config, Decoder, read_activation, read_layers, read_sizes
 from zml.nn import Rope
+from zml.nn.rope import CONFIG_KEYS
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
@@ -29,7 +30,7 @@ def read_attending(
     read: ConfigReader, config: Mapping[str, Any], head_dim: int
 ) -> tuple[Attending, ...]:
     """Qwen's layers: a window in those from max_window_layers on, or in those that layer_types names."""
-    read.taken(*Rope.CONFIG_KEYS)
+    read.taken(*CONFIG_KEYS)
     layers, lowest = read_layers(read), read.natural("max_window_layers", 28)
     window = read.window(default=4096)
     if not read.boolean("use_sliding_window", False):

@@ -278,7 +278,7 @@ class Platform:
 
     def deserialize(self, blob: bytes) -> "Exe":
         """The program that `Exe.serialize` wrote, for this platform. Raises CompileError if it is for another one."""
-        from zml.compile.exe import deserialize
+        from zml.compile.compiler import deserialize
 
         return deserialize(self, blob)
 
