@@ -1,34 +1,92 @@
-"""Attention in plain XLA operations: the reference that every other backend is compared with."""
+"""Attention in plain operations, for every platform: the reference that every other backend is compared with."""
 
-import jax
-import jax.numpy as jnp
+from __future__ import annotations
+
+from zml.attention.base import Availability, Call, Metadata, Parameters, Platform
+from zml.ops import cond, iota
+from zml.shape import Shape
+from zml.tensor import Tensor
+
+_INF = float("inf")
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Array | int) -> jax.Array:
-    """Causal grouped-query attention; scores and softmax in float32.
+def is_available(_platform: Platform) -> Availability:
+    """Everywhere."""
+    return Availability()
 
-    q [tokens, heads, head_dim] stands at positions start, start + 1, ...; k and v [kv_heads, length, head_dim] at
-    0, 1, .... `heads` is a multiple of `kv_heads` (equal: MHA; kv_heads 1: MQA). Returns [tokens, heads, head_dim].
-    What stands after the last query's position is not looked at, even where it is NaN.
+
+def supports(_q: Shape, _k: Shape, _parameters: Parameters) -> Availability:
+    """Everything."""
+    return Availability()
+
+
+def metadata(_q: Shape, _k: Shape, _parameters: Parameters) -> Metadata:
+    """It has no scratch."""
+    return Metadata()
+
+
+def attend(call: Call, _metadata: Metadata) -> Tensor:
+    """See `Attention.__call__`. Scores {h, q, group, k} are kept whole."""
+    q, k, v, parameters = call.q, call.k.convert(call.q.dtype), call.v, call.parameters
+    v = v.convert(q.dtype)
+    # No key is repeated for the heads that share it: they are an axis of the queries.
+    grouped = q.split("h", h=k.dim("h"), _group=-1)
+    scores = grouped.dot(k, "hd", dtype="f32") * parameters.scale_for(q.dim("hd"))
+    if parameters.softcap is not None:
+        scores = (scores / parameters.softcap).tanh() * parameters.softcap
+    visible = _visible(call)
+    if visible is not None:
+        scores = visible.broadcast(scores.shape).select(scores, -_INF)
+    weights = scores.softmax("k")
+    if visible is not None and call.lengths is not None:
+        # The softmax of a query that sees nothing is NaN.
+        weights = visible.any("k").broadcast(weights.shape).select(weights, 0.0)
+    weights = weights.convert(q.dtype)
+    mixed = weights.dot(v, "k")
+    if visible is not None:
+        mixed = _without_hidden(mixed, weights, v, visible)
+    order = [part for tag in q.tags for part in (("h", "_group") if tag == "h" else (tag,))]
+    return mixed.transpose(*order).merge(h=("h", "_group"))
+
+
+def _visible(call: Call) -> Tensor | None:
+    """Whether a query sees a key {q, k} and the batch tags of start and lengths; None if all see all."""
+    parameters, start, lengths = call.parameters, call.start, call.lengths
+    if not parameters.hides and lengths is None:
+        return None
+    dims: dict[str, int] = {}
+    for x in (start, lengths):
+        dims |= dict(x.shape.items()) if isinstance(x, Tensor) else {}
+    shape = Shape({**dims, "q": call.q.dim("q"), "k": call.k.dim("k")}, "i32")
+    key, query = iota(shape, "k"), iota(shape, "q") + _number(start, shape)
+    # Not causal and a window: as far ahead as behind.
+    seen = key.le(query) if parameters.causal else None
+    if parameters.window is not None:
+        near = key.gt(query - parameters.window)
+        if seen is None:
+            near &= key.lt(query + parameters.window)
+        seen = near if seen is None else seen & near
+    if lengths is not None:
+        there = key.lt(_number(lengths, shape))
+        seen = there if seen is None else seen & there
+    return seen
+
+
+def _number(x: Tensor | int, shape: Shape) -> Tensor | int:
+    return x if isinstance(x, int) else x.convert("i32").broadcast(shape)
+
+
+def _without_hidden(mixed: Tensor, weights: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """The mixed values, without what is not finite among those that a query does not see.
+
+    A weight of 0 does not silence a NaN, such as an overflow of an earlier text may have left in the cache. Clearing v
+    is done only where that shows: it would copy the cache in every step.
     """
-    tokens, heads, head_dim = q.shape
-    kv_heads, length, _ = k.shape
-    grouped = q.reshape(tokens, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("thgd,hsd->hgts", grouped, k, preferred_element_type=jnp.float32)
-    query = start + jnp.arange(tokens)[:, None]
-    visible = jnp.arange(length)[None, :] <= query
-    scores = jnp.where(visible, scores * head_dim**-0.5, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
 
-    def mix(values: jax.Array) -> jax.Array:
-        return jnp.einsum("hgts,hsd->thgd", weights, values)
+    def cleared() -> Tensor:
+        finite = v.is_finite()
+        clean = weights.dot(finite.select(v, 0.0), "k")
+        seen = visible.convert(v.dtype).dot((~finite).convert(v.dtype), "k", dtype="f32")
+        return seen.gt(0.0).broadcast(mixed.shape).select(mixed, clean)
 
-    mixed = mix(v)
-    if not isinstance(start, int) or start + tokens < length:
-        # A weight of 0 does not silence the NaN that an overflow of an earlier text may have left in the cache behind
-        # the valid part. Masking v is done only where that shows: it would copy the cache in every step.
-        written = jnp.arange(length)[:, None] < start + tokens
-        mixed = jax.lax.cond(
-            jnp.isnan(mixed).any(), lambda: mix(jnp.where(written, v, 0)), lambda: mixed
-        )
-    return mixed.reshape(tokens, heads, head_dim)
+    return cond(mixed.is_nan().any(), cleared, lambda: mixed)

@@ -1,56 +1,213 @@
-"""Choosing the next token, on the device."""
+"""Choosing the next tokens of a batch, on the device."""
 
-import jax
-import jax.numpy as jnp
+from __future__ import annotations
 
-from zml.tree import pytree
+from collections.abc import Callable
+from typing import Any
+
+from zml.errors import ShapeError
+from zml.model_tree import model
+from zml.ops import cond, constant, iota, ones, random, vmap, zeros
+from zml.shape import Shape
+from zml.tensor import Tensor
+
+FIELDS = {
+    "temperature": ("f32", 1.0), "top_k": ("i32", 0), "top_p": ("f32", 1.0), "min_p": ("f32", 0.0),
+    "repetition_penalty": ("f32", 1.0), "presence_penalty": ("f32", 0.0), "frequency_penalty": ("f32", 0.0),
+    "seed": ("u32", 0),
+}  # fmt: skip
+"""Element type of each field of SamplingParameters, and the value with which it does nothing."""
+
+_TINY = 2.0**-126
+_INF = float("inf")
 
 
-@pytree
-class SamplingState[T]:
-    """Sampling parameters as device scalars, so that one compiled program serves every choice of them.
+@model
+class SamplingParameters:
+    """How each request of a batch is sampled: tensors {b}, or of rank 0 for a single sequence.
 
-    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 switch their filter off. `seed` is a uint32.
+    They are arguments of the program, so that one program serves every choice. Temperature 0 is greedy, and the
+    filters do not matter then; top_k 0, top_p 1 and min_p 0 switch a filter off, repetition_penalty 1, presence_penalty
+    0 and frequency_penalty 0 a penalty.
     """
 
-    temperature: T
-    top_k: T
-    top_p: T
-    min_p: T
-    seed: T
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    repetition_penalty: Tensor
+    presence_penalty: Tensor
+    frequency_penalty: Tensor
+    seed: Tensor
+
+    @staticmethod
+    def declare(**rows: int) -> SamplingParameters:
+        """To compile for: `SamplingParameters.declare(b=8)`; without axes for a single sequence."""
+        return SamplingParameters(**{n: Tensor.declare(rows, t) for n, (t, _) in FIELDS.items()})
+
+    @staticmethod
+    def neutral(**rows: int) -> SamplingParameters:
+        """Every field at the value with which it does nothing: plain sampling with seed 0."""
+        return SamplingParameters(**{n: constant(v, rows, t) for n, (t, v) in FIELDS.items()})
 
 
-def sample(logits: jax.Array, state: SamplingState[jax.Array], position: jax.Array) -> jax.Array:
-    """The token (int32 scalar) drawn from logits [vocab] (float32) for `position`; -1 where they make no distribution.
+@model
+class TokenCounts:
+    """Which tokens a sequence has, for the penalties: in its prompt (bool), and how often it generated them (i32).
 
-    That is where one of them is NaN or infinite (an overflow of float16, damaged weights), or all are -inf. The
-    random number depends on seed and position alone, so a sequence is repeatable however it was cut into steps.
-    Filters follow one another as in transformers: temperature, top-k, top-p, min-p.
+    Both {b, voc}, or {voc} for a single sequence.
     """
-    largest = jnp.max(logits)
-    # Relative to the largest, so that a tiny temperature takes the others to -inf, not several to +inf.
-    scaled = (logits - largest) / state.temperature
-    key = jax.random.fold_in(jax.random.key(state.seed), position)
 
-    def greedy() -> jax.Array:
-        return jnp.argmax(logits)
+    prompt: Tensor
+    generated: Tensor
 
-    def plain() -> jax.Array:
-        return jax.random.categorical(key, scaled)
+    @staticmethod
+    def declare(voc: int, **rows: int) -> TokenCounts:
+        """To compile for: `TokenCounts.declare(32000, b=8)`."""
+        dims = {**rows, "voc": voc}
+        return TokenCounts(Tensor.declare(dims, "bool"), Tensor.declare(dims, "i32"))
 
-    def filtered() -> jax.Array:
-        ordered, tokens = jax.lax.sort_key_val(-scaled, jnp.arange(logits.size))
-        ordered = -ordered
-        rank = jnp.arange(logits.size)
-        keep = (state.top_k == 0) | (rank < state.top_k)
-        probabilities = jax.nn.softmax(jnp.where(keep, ordered, -jnp.inf))
-        before = jnp.cumsum(probabilities) - probabilities
-        keep &= (state.top_p >= 1) | (before < state.top_p)
-        keep &= probabilities >= state.min_p * probabilities[0]
-        keep |= rank == 0
-        return tokens[jax.random.categorical(key, jnp.where(keep, ordered, -jnp.inf))]
+    @staticmethod
+    def zeros(voc: int, **rows: int) -> TokenCounts:
+        """Those of empty sequences."""
+        dims = {**rows, "voc": voc}
+        return TokenCounts(zeros(dims, "bool"), zeros(dims, "i32"))
 
-    unfiltered = (state.top_k == 0) & (state.top_p >= 1) & (state.min_p == 0)
-    kind = jnp.where(state.temperature == 0, 0, jnp.where(unfiltered, 1, 2))
-    token = jax.lax.switch(kind, [greedy, plain, filtered])
-    return jnp.where(jnp.isfinite(largest), token, -1).astype(jnp.int32)
+    def mark_prompt(
+        self, tokens: Tensor, count: Tensor | None = None, *, tag: str = "s"
+    ) -> TokenCounts:
+        """With the tokens {b, s} of a prompt, of which the first `count` {b} count (all without it)."""
+        if count is not None:
+            valid = iota(tokens.shape.with_dtype("i32"), tag) < count.broadcast(tokens.shape)
+            # Written outside of the vocabulary, which is dropped.
+            tokens = valid.select(tokens, self.prompt.dim("voc"))
+        seen = self.prompt.scatter(ones(tokens.shape.with_dtype("bool")), voc=tokens)
+        return TokenCounts(seen, self.generated)
+
+    def mark_generated(self, tokens: Tensor) -> TokenCounts:
+        """With one more token {b} of each sequence; one that is -1 is none."""
+        one = ones(tokens.shape.with_dtype("i32"))
+        return TokenCounts(self.prompt, self.generated.scatter(one, "add", voc=tokens))
+
+    def reuse_buffer(self, old: TokenCounts) -> TokenCounts:
+        """In the memory of those that the program was given, which are donated: see Tensor.reuse_buffer."""
+        return TokenCounts(
+            self.prompt.reuse_buffer(old.prompt), self.generated.reuse_buffer(old.generated)
+        )
+
+
+def sample(
+    logits: Tensor,
+    parameters: SamplingParameters,
+    counts: TokenCounts | None,
+    position: Tensor,
+) -> Tensor:
+    """Tokens {b} (i32) drawn from logits {b, voc} (f32) for the positions {b}; -1 where a row is no distribution.
+
+    That is where a logit is NaN or infinite (an overflow of float16, damaged weights), or all of them are -inf. Without
+    `counts` there are no penalties. A single sequence has no axis but voc.
+
+    Penalties come first: repetition on what was seen in the prompt or generated (Keskar et al., arXiv:1909.05858),
+    presence and frequency on what was generated, as in vLLM. Then temperature, top-k (equal logits stay together),
+    top-p, min-p, in the order of transformers. The random numbers of a row depend on its seed and position alone, so a
+    sequence is repeatable, however it was cut into steps and whatever its neighbours in the batch are. Raises
+    ShapeError for tags and element types that do not fit.
+    """
+    rows = _rows(logits, parameters, counts, position)
+    if counts is not None:
+        logits = _penalized(logits, parameters, counts)
+    largest, greedy = logits.max("voc"), logits.argmax("voc")
+    random_rows = parameters.temperature.broadcast(rows).gt(0.0)
+
+    def drawn() -> Tensor:
+        # Relative to the largest, so that a tiny temperature takes the others to -inf, not several to +inf.
+        temperature = parameters.temperature.maximum(_TINY).broadcast(logits.shape)
+        scaled = (logits - largest.broadcast(logits.shape)) / temperature
+        # The largest is 0 now, so that a share of its probability is a distance from it.
+        share = parameters.min_p.broadcast(rows).log()
+        filtered = parameters.top_k.gt(0) | parameters.top_p.lt(1.0)
+        threshold = cond(
+            (filtered.broadcast(rows) & random_rows).any(),
+            lambda: share.maximum(_threshold(scaled, parameters, rows)),
+            lambda: share,
+        )
+        noise = _noise(parameters.seed.broadcast(rows), position.broadcast(rows), logits)
+        kept = scaled.ge(threshold.broadcast(logits.shape))
+        token = kept.select(scaled + noise, -_INF).argmax("voc")
+        return random_rows.select(token, greedy)
+
+    # One program for all: what no row of the batch asks for is not computed.
+    token = cond(random_rows.any(), drawn, lambda: greedy)
+    return largest.is_finite().select(token, -1)
+
+
+def _rows(
+    logits: Tensor, parameters: SamplingParameters, counts: TokenCounts | None, position: Tensor
+) -> Shape:
+    """The shape of a number for each row, if all that is given fits it."""
+    if "voc" not in logits.tags or logits.dtype != "f32":
+        raise ShapeError(f"sample: expected logits {{.., voc}} in f32, given {logits.shape}")
+    rows = logits.shape.remove("voc")
+    given = {name: getattr(parameters, name) for name in FIELDS}
+    for name, x in {**given, "position": position}.items():
+        kind = "i32" if name == "position" else FIELDS[name][0]
+        fits = x.dtype == kind and all(t in rows and x.dim(t) == rows.dim(t) for t in x.tags)
+        if not fits:
+            raise ShapeError(
+                f"sample: {name} is {x.shape}, expected {rows.with_dtype(kind)} for logits {logits.shape}"
+            )
+    if counts is not None:
+        for name, x, kind in (
+            ("prompt", counts.prompt, "bool"),
+            ("generated", counts.generated, "i32"),
+        ):
+            wanted = logits.shape.with_dtype(kind)
+            if not x.shape.matches(wanted) or x.dtype != kind:
+                raise ShapeError(f"sample: counts.{name} is {x.shape}, expected {wanted}")
+    return rows
+
+
+def _penalized(logits: Tensor, p: SamplingParameters, counts: TokenCounts) -> Tensor:
+    used = p.repetition_penalty.ne(1.0) | p.presence_penalty.ne(0.0) | p.frequency_penalty.ne(0.0)
+
+    def penalize() -> Tensor:
+        repetition, presence, frequency = (
+            x.broadcast(logits.shape)
+            for x in (p.repetition_penalty, p.presence_penalty, p.frequency_penalty)
+        )
+        generated = counts.generated.gt(0)
+        weaker = logits.lt(0.0).select(logits * repetition, logits / repetition)
+        result = (counts.prompt | generated).select(weaker, logits)
+        return (
+            result - frequency * counts.generated.convert("f32") - generated.select(presence, 0.0)
+        )
+
+    return cond(used.any(), penalize, lambda: logits)
+
+
+def _threshold(scaled: Tensor, p: SamplingParameters, rows: Shape) -> Tensor:
+    """The least scaled logit of each row that top-k and then top-p keep, -inf where both are off."""
+    last = scaled.dim("voc") - 1
+    ordered = scaled.sort("voc", descending=True)
+    top_k, top_p = p.top_k.broadcast(rows), p.top_p.broadcast(rows)
+    place = top_k.gt(0).select((top_k - 1).minimum(last), last)
+    least = top_k.gt(0).select(ordered.gather(voc=place), -_INF)
+    kept = ordered.ge(least.broadcast(ordered.shape))
+    probabilities = kept.select(ordered, -_INF).softmax("voc")
+    before = probabilities.cumsum("voc") - probabilities
+    count = before.lt(top_p.broadcast(ordered.shape)).convert("i32").sum("voc")
+    nucleus = ordered.gather(voc=(count - 1).maximum(0))
+    return least.maximum(top_p.lt(1.0).select(nucleus, -_INF))
+
+
+def _noise(seed: Tensor, position: Tensor, logits: Tensor) -> Tensor:
+    """Gumbel noise of the shape of the logits, a stream of its own for each row."""
+    dims = {"voc": logits.dim("voc")}
+
+    def row(seed: Tensor, position: Tensor) -> Tensor:
+        return random.gumbel(random.State.init(seed).fold_in(position), dims)[1]
+
+    draw: Callable[[Any, Any], Tensor] = row
+    for tag in seed.tags:
+        draw = vmap(draw, tag)
+    return draw(seed, position).transpose(*logits.tags)
