@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zml.attention import KvCache
+from zml.attention import Attention, Backend, KvCache
 from zml.compile import Exe, Runner
 from zml.dtypes import DType
 from zml.errors import UsageError
@@ -29,10 +29,21 @@ class Deployment:
     model: Decoder
     dtype: DType
     length: int
+    attention: Attention
+
+    @property
+    def backend(self) -> str:
+        """The attention backend."""
+        return str(self.attention.backends[0])
 
     @staticmethod
     def of(
-        platform: Platform, architecture: Architecture, config: Config, view: View, length: int
+        platform: Platform,
+        architecture: Architecture,
+        config: Config,
+        view: View,
+        length: int,
+        backend: str = "auto",
     ) -> "Deployment":
         """Declares the model in the dtype of the view, its weights cut over all devices of the platform."""
         assert view.dtype is not None
@@ -40,7 +51,10 @@ class Deployment:
         logical = LogicalMesh(**{MODEL_AXIS: HIGH_BANDWIDTH})
         sharding = platform.sharding("tensor parallel", logical, everywhere)
         model = architecture.init(view, config, sharding.size(MODEL_AXIS))
-        return Deployment(platform, sharding, config, model, view.dtype, length)
+        chosen = Backend.auto(platform) if backend == "auto" else Backend.of(backend)
+        return Deployment(
+            platform, sharding, config, model, view.dtype, length, Attention.using(chosen)
+        )
 
     def cache(self) -> KvCache:
         """The KV cache, declared."""
@@ -70,6 +84,7 @@ class Deployment:
 
 def prefill(
     model: Decoder,
+    attention: Attention,
     cache: KvCache,
     tokens: Tensor,
     start: Tensor,
@@ -81,13 +96,14 @@ def prefill(
 
     Gives the token, its position, the counts with it in them, and the cache.
     """
-    hidden, written = model.hidden_states(tokens, start, cache)
-    last = hidden.choose(s=count - 1)
+    hidden, written = model.hidden_states(tokens, start, cache, attention)
+    last = hidden.dynamic_slice(s=(count - 1, 1)).squeeze("s")
     return _draw(model, last, start + count, parameters, counts, written, cache)
 
 
 def decode(
     model: Decoder,
+    attention: Attention,
     cache: KvCache,
     token: Tensor,
     position: Tensor,
@@ -98,7 +114,7 @@ def decode(
 
     The results are the next call's arguments: tokens go round on the device, the host need not see them in time.
     """
-    hidden, written = model.hidden_states(token.insert(0, "s"), position, cache)
+    hidden, written = model.hidden_states(token.insert("s"), position, cache, attention)
     return _draw(model, hidden.squeeze("s"), position + 1, parameters, counts, written, cache)
 
 
@@ -142,6 +158,7 @@ class Programs:
             self._compiled[name] = deployment.platform.compile(
                 function,
                 deployment.model,
+                deployment.attention,
                 deployment.cache(),
                 *inputs,
                 SamplingParameters.declare(),
@@ -155,5 +172,5 @@ class Programs:
         """The same with the weights in place."""
         exe = self.compile(bucket)
         if exe.name not in self._runners:
-            self._runners[exe.name] = exe.bake(weights)
+            self._runners[exe.name] = exe.bake(weights, self._deployment.attention)
         return self._runners[exe.name]
