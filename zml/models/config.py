@@ -8,7 +8,8 @@ from zml.errors import ConfigError
 
 # Keys that describe the checkpoint, its training or another program's habits, and never change a forward pass.
 _INERT = {
-    "architectures", "attention_dropout", "attn_implementation", "auto_map", "bos_token_id", "chunk_size_feed_forward",
+    "architectures", "attention_dropout", "attn_implementation", "auto_map", "bos_token_id", "cache_implementation",
+    "chunk_size_feed_forward",
     "dtype", "eos_token_id", "finetuning_task", "id2label", "initializer_range", "is_decoder", "is_llama_config",
     "label2id", "model_type", "name_or_path", "output_attentions",
     "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "return_dict",
