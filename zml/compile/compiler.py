@@ -18,6 +18,7 @@ from zml import log
 from zml.compile.cache import ExecutableCache
 from zml.compile.exe import Exe
 from zml.compile.options import CompileOptions
+from zml.compile import program
 from zml.compile.program import Signature, Tracer, Value, function_name, inputs_of
 from zml.compile.serialized import Packed, PackedValue, pack, unpack
 from zml.errors import CompileError, ZmlError
@@ -26,7 +27,7 @@ from zml.pjrt.client import Client
 from zml.sharding import Partitioner, Sharding, check_together
 
 _LOG = log.get("compile")
-_HERE = Path(zml.__file__).parent
+_ZML = Path(zml.__file__).parent
 
 
 class Runtime(Protocol):
@@ -104,11 +105,11 @@ def compile_function(
     mesh = among[0].mesh
     fingerprint = f"{runtime.client.fingerprint} jax {jax.__version__} jaxlib {jaxlib_version}"
 
-    def made(program: executable.LoadedProgram, cached: bool) -> Exe:
+    def made(loaded: executable.LoadedProgram, cached: bool) -> Exe:
         seconds = time.perf_counter() - began
         _LOG.info("%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds)
         return Exe(
-            name, runtime, signature, program, stablehlo, fingerprint, mesh, cached=cached, seconds=seconds
+            name, runtime, signature, loaded, stablehlo, fingerprint, mesh, cached=cached, seconds=seconds
         )
 
     cache = runtime.cache if options.use_cache and not module.has_effects else None
@@ -116,11 +117,11 @@ def compile_function(
     if cache is not None:
         key = _key(stablehlo, fingerprint, repr(options.partitioner), repr(sorted(flags.items())),
                    repr([d.id for d in mesh.devices.flat]))  # fmt: skip
-        program = _cached(cache, key, runtime, mesh, results)
-        if program is not None:
-            return made(program, cached=True)
+        found = _cached(cache, key, runtime, mesh, results)
+        if found is not None:
+            return made(found, cached=True)
     try:
-        program = executable.compile_module(
+        compiled = executable.compile_module(
             runtime.client.raw,
             module,
             list(mesh.devices.flat),
@@ -130,7 +131,7 @@ def compile_function(
         )
     except (executable.Error, ValueError) as error:
         raise CompileError(_explain(name, runtime, module, str(error))) from error
-    exe = made(program, cached=False)
+    exe = made(compiled, cached=False)
     if cache is not None:
         cache.put(key, pack(exe))
     return exe
@@ -160,7 +161,7 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         packed.result_tree,
     )
     try:
-        program = executable.load_program(
+        loaded = executable.load_program(
             runtime.client.raw,
             packed.code,
             list(mesh.devices.flat),
@@ -170,7 +171,7 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         raise CompileError(f"the program {packed.name} cannot be loaded: {error}") from error
     seconds = time.perf_counter() - began
     return Exe(
-        packed.name, runtime, signature, program, packed.stablehlo, fingerprint, mesh, cached=True, seconds=seconds
+        packed.name, runtime, signature, loaded, packed.stablehlo, fingerprint, mesh, cached=True, seconds=seconds
     )
 
 
@@ -232,6 +233,10 @@ def _explain(name: str, runtime: Runtime, module: lowering.Module, message: str)
     said = f"compiling {name} for {runtime.device_name}: {message}"
     if not frames:
         return said
-    # zml's own frames are of no help, unless there are no others.
-    file, line = next((f for f in frames if _HERE not in Path(f[0]).parents), frames[0])
+    # Innermost first. What called for the compilation is of no help; nor are zml's own lines, unless there are no others.
+    called = [frame[0] for frame in frames].index(program.__file__) if program.__file__ in dict(frames) else None
+    inside = frames[:called] or frames
+    users = [f for f in inside if _ZML not in Path(f[0]).parents or f[0].endswith("_test.py")]
+    above_ops = [f for f in inside if not f[0].startswith((f"{_ZML}/ops/", f"{_ZML}/tensor.py"))]
+    file, line = (users or above_ops or inside)[0]
     return f"{said}\n  at {file}:{line}: {linecache.getline(file, line).strip()}"

@@ -144,14 +144,14 @@ class Exe:
                     f"{self.name}: the argument {value.name} {leaf.shape} was donated to an earlier call, which reused "
                     "its memory for a result; use that result, or compile without reuse_buffer"
                 )
-            if array.sharding is not value.sharding and array.sharding != value.sharding:
-                self._check_place(leaf, value)
             shape = leaf.shape
             if shape.dims != value.shape.dims or shape.tags != value.shape.tags or shape.dtype is not value.shape.dtype:
                 raise BufferError(
                     f"{self.name}: the argument {value.name} is {shape}, but the program was compiled for "
                     f"{value.shape}; give it that, or compile for the other shape"
                 )
+            if array.sharding is not value.sharding and array.sharding != value.sharding:
+                self._check_place(leaf, value)
             arrays.append(array)
         return arrays
 

@@ -112,6 +112,11 @@ def call[**P, R](f: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return f(*args, **kwargs)
     # The jit is made anew for each program: what it has traced is cut by this program's shardings.
     if f not in scope.functions:
-        scope.functions[f] = jax.jit(lambda a, k: f(*a, **k))
+
+        def function(args: Any, kwargs: Any) -> R:
+            return f(*args, **kwargs)
+
+        function.__name__ = getattr(f, "__qualname__", "function").replace("<", "").replace(">", "")
+        scope.functions[f] = jax.jit(function)
     result: R = scope.functions[f](args, kwargs)
     return result
