@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -104,7 +105,7 @@ class Platform:
         """The devices of this process."""
         return tuple(device for device in self.devices if device.local)
 
-    @property
+    @cached_property
     def memories(self) -> tuple[str, ...]:
         """The kinds of memory that every device of this process has, the default one first."""
         first, *others = self.local_devices
@@ -156,7 +157,7 @@ class Platform:
         """The registered shardings, in the order of registration."""
         return tuple(self._shardings.values())
 
-    @property
+    @cached_property
     def replicated(self) -> Sharding:
         """A whole copy on every device: for shapes that are closed on no logical axis."""
         whole = LogicalMesh(replica=LOW_BANDWIDTH)
@@ -177,10 +178,13 @@ class Platform:
             )
         return select(self.shardings or (self.replicated,), shape)
 
+    @cached_property
+    def _handles(self) -> frozenset[Any]:
+        return frozenset(device.handle for device in self.devices)
+
     def check_sharding(self, sharding: Sharding) -> None:
         """Raises ShardingError unless all devices of the sharding are this platform's."""
-        handles = {device.handle for device in self.devices}
-        foreign = [d for d in sharding.physical.devices if d.handle not in handles]
+        foreign = [d for d in sharding.physical.devices if d.handle not in self._handles]
         if foreign:
             count = len(sharding.physical.devices)
             raise ShardingError(
@@ -191,8 +195,8 @@ class Platform:
 
     def check_buffer(self, buffer: Buffer) -> None:
         """Raises BufferError if the buffer was donated or is, in part, on devices of another platform."""
-        where = buffer.array.sharding.device_set
-        if not where <= {device.handle for device in self.devices}:
+        where: set[Any] = buffer.array.sharding.device_set
+        if not where <= self._handles:
             kinds = sorted({device.device_kind for device in where})
             raise BufferError(
                 f"{buffer} is on {len(where)} x {', '.join(kinds)} of another platform than {self!r}; put it here: "
@@ -285,7 +289,10 @@ class Platform:
     # The end
 
     def close(self) -> None:
-        """Leaves the other processes, after waiting for them. One process alone has nothing to do."""
+        """Leaves the other processes, after waiting for them. One process alone has nothing to do.
+
+        A process that ends without it ends the others too, as one that failed must: they would wait for it for ever.
+        """
         if self.client.distributed is not None:
             self.client.distributed.leave()
 
@@ -298,4 +305,5 @@ class Platform:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
