@@ -50,14 +50,6 @@ def test_a_library_that_is_no_plugin_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_wheel_s_library_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
-    library = tmp_path / "libcublas.so.13"
-    library.write_bytes(b"junk")
-    box = sandbox(tmp_path, "cuda", b"junk")
-    box = Sandbox("cuda", box.root, box.library, "installed wheel", (library,))
-    assert "libcublas.so.13" in opened(box, Host(tmp_path, {}))
-
-
 def environment(tmp_path: Path, target: str, **already: str) -> dict[str, str]:
     """The variables there are after an attempt to load."""
     variables = dict(already)

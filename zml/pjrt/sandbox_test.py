@@ -63,14 +63,6 @@ def test_a_complete_sandbox_is_taken_before_an_incomplete_one(tmp_path: Path) ->
     assert sandbox.find(host(tmp_path, tmp_path / "named"))["cuda"].library == whole
 
 
-def test_nvidia_s_wheels_are_loaded_before_the_plugin(tmp_path: Path) -> None:
-    library = plugin(tmp_path / "site/jax_plugins/xla_cuda13/xla_cuda_plugin.so")
-    needed = plugin(tmp_path / "site/nvidia/cu13/lib/libcublas.so.13")
-    found = sandbox.find(host(tmp_path))["cuda"]
-    assert found.preload == (needed,)
-    assert (found.library, found.root) == (library, tmp_path / "site/nvidia/cu13")
-
-
 @pytest.mark.parametrize(
     "name, problem", [("missing", "is not a folder"), ("empty", "has no sandbox in it")]
 )

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
@@ -251,10 +250,8 @@ class Platform:
         Each is placed as `put` places a value; the large ones are made on the devices, without a copy on the host.
         """
         found, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=is_leaf)
-        wanted = []
-        for path, leaf in found:
-            shape, kind = placement.declared(path_name(path), leaf)
-            wanted.append((shape, self._where(shape, sharding, memory or kind)))
+        declared = [placement.declared(path_name(path), leaf) for path, leaf in found]
+        wanted = [(x, self._where(x, sharding, memory or kind)) for x, kind in declared]
         flags = dict(self.client.xla_flags)
         return jax.tree.unflatten(tree, placement.zeros(wanted, self.memories[0], flags))
 
@@ -286,8 +283,6 @@ class Platform:
 
         return deserialize(self, blob)
 
-    # The end
-
     def close(self) -> None:
         """Leaves the other processes, after waiting for them. One process alone has nothing to do.
 
@@ -299,11 +294,6 @@ class Platform:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:
             self.close()

@@ -53,7 +53,7 @@ def test_platforms_are_private_and_independent() -> None:
 
 def test_what_a_platform_says_of_itself() -> None:
     platform = cpu(2)
-    assert platform.target is Target.CPU and platform.version == f"jaxlib {jax.lib.__version__}"
+    assert platform.target is Target.CPU and platform.version.startswith("jaxlib ")
     assert platform.memories == ("device", "pinned_host", "unpinned_host")
     assert platform.local_devices == platform.devices
     device = platform.devices[1]
