@@ -89,7 +89,7 @@ class Embedding:
     weight: Tensor
 
     @classmethod
-    def init(cls, view: View, voc: int, d: int, **partitions: AxisPartition) -> Embedding:
+    def init(cls, view: View, voc: int, d: int, /, **partitions: AxisPartition) -> Embedding:
         """Declares `weight` [voc, d]: `Embedding.init(view.prefix("embed_tokens"), 32000, 4096, voc="model")`."""
         return cls(view.tensor("weight", {"voc": voc, "d": d}).partitioned(**partitions))
 
