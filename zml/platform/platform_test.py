@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -175,7 +176,7 @@ print(platform.zeros(shape).numpy().sum(), platform.put(np.zeros(4, np.float32),
 """
     environment = os.environ | {
         "JAX_PLATFORMS": "no_such_backend",
-        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(Path.cwd())]),
     }
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def test_two_processes_are_one_platform() -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(process), address],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(Path.cwd())])},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
