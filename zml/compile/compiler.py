@@ -80,7 +80,7 @@ def compile_function(
     shardy = options.partitioner is Partitioner.SHARDY
     try:
         jaxpr = lowering.trace(tracer, [value.struct for value in inputs])
-        signature = tracer.signature
+        signature = tracer.signature.shared()
         results = [value.struct for value in signature.results]
         module = lowering.lower(
             _identifier(name),

@@ -85,7 +85,7 @@ def test_wrong_arguments_are_named() -> None:
         "the argument x is {d=8,s=3,f32}, but": (weights, here.put(x.numpy().T, ("d", "s")), state),
         "the argument x is {s=3,d=8,i32}, but": (weights, here.put(np.ones((3, 8), np.int32), ("s", "d")), state),
         "the argument weights.a {d=8/model,f32} is on 2 devices (cpu) of another platform": (foreign[0], x, state),
-        "the argument state {d=8,f32} is cut as PartitionSpec(), but the program was compiled for": (
+        "the argument state {d=8,f32} is cut as ": (
             weights, x, here.put(np.zeros(8, np.float32), ("d",)),
         ),
     }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a figure beside its peer or its limit, measured in the same run."""
