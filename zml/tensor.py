@@ -31,7 +31,7 @@ class Tensor:
     All operations of `zml.ops` that have a tensor to start from are methods too.
     """
 
-    __slots__ = ("__weakref__", "_partitions", "_tags", "_value")
+    __slots__ = ("__weakref__", "_partitions", "_shape", "_tags", "_value")
 
     # numpy's and JAX's operators leave the work to those of Tensor, which give the better error.
     __array_ufunc__ = None
@@ -39,6 +39,7 @@ class Tensor:
     _value: Any
     _tags: tuple[str, ...]
     _partitions: tuple[AxisPartition, ...]
+    _shape: Shape | None
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Tensor:
         self._value = _args.checked("Tensor", jnp.asarray(value), dtype)
         shape = Shape(dict(zip(self._tags, value.shape, strict=True)), dtype, partitions)
         self._partitions = shape.partitions
+        self._shape = shape
 
     @classmethod
     def declare(
@@ -116,6 +118,9 @@ class Tensor:
     @property
     def shape(self) -> Shape:
         """Dims, tags, element type and partitioning."""
+        # Kept: operations ask for it again and again while they are traced.
+        if self._shape is not None:
+            return self._shape
         dims = self._value.shape
         if len(dims) != len(self._tags):
             raise ShapeError(
@@ -124,7 +129,8 @@ class Tensor:
                 "the axes again: zml.Tensor(x.value, tags)"
             )
         cuts = dict(zip(self._tags, self._partitions, strict=True))
-        return Shape(dict(zip(self._tags, dims, strict=True)), self._value.dtype, cuts)
+        self._shape = Shape(dict(zip(self._tags, dims, strict=True)), self._value.dtype, cuts)
+        return self._shape
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -155,9 +161,13 @@ class Tensor:
         return self.shape.axis(tag)
 
     def partitioned(self, **partitions: AxisPartition) -> Tensor:
-        """The same value with other partitioning of the named axes: `w.partitioned(dout="model")`."""
+        """The same value with other partitioning of the named axes: `w.partitioned(dout="model")`.
+
+        In a function that is compiled, the value is cut so from there on.
+        """
         shape = self.shape.partitioned(**partitions)
-        return _rebuild((shape.tags, shape.partitions), (self._value,))
+        x = _rebuild((shape.tags, shape.partitions), (self._value,))
+        return x if x.is_declared else memory_ops.constrained(x)
 
     def derive(
         self, value: jax.Array, tags: Iterable[str] | None = None, *others: Tensor
@@ -405,7 +415,7 @@ def _rebuild(static: _Static, children: Iterable[Any]) -> Tensor:
         tags = tags[:mapped] + tags[mapped + 1 :]
         partitions = partitions[:mapped] + partitions[mapped + 1 :]
     x = object.__new__(Tensor)
-    x._value, x._tags, x._partitions = value, tags, partitions
+    x._value, x._tags, x._partitions, x._shape = value, tags, partitions, None
     return x
 
 

@@ -172,7 +172,7 @@ def test_each_operation_on_a_tensor_is_a_method() -> None:
         "stack",
         "value_and_grad",
     }
-    functions |= {"vmap", "while_", "zeros"}
+    functions |= {"call", "vmap", "while_", "zeros"}
     for name in ops.__all__:
         assert (name in functions) != (getattr(Tensor, name, None) is getattr(ops, name)), name
 

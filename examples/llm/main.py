@@ -81,19 +81,23 @@ def _run(options: Options, began: float) -> int:
     # Here and not above: these import jax, which --help and wrong flags need not wait for.
     from zml.compile.cache import ExecutableCache, default_folder
     from zml.llm.engine import Engine
-    from zml.platform import Platform
+    from zml.platform import CpuOptions, Platform
 
     folder = default_folder()
     cache = ExecutableCache(folder) if folder else None
-    platform = Platform.init("cpu", options.cpu_device_count, cache)
+    devices = CpuOptions(options.cpu_device_count)
+    if options.platform == "auto":
+        platform = Platform.auto(devices, cache=cache)
+    else:
+        platform = Platform.init(options.platform, devices, cache=cache)
     model = str(_DEMO) if options.model is None else _users_path(options.model)
-    engine = Engine.open(model, platform, options.dtype, options.seqlen)
+    engine = Engine.open(model, platform, options.dtype, options.seqlen, options.backend)
     _LOG.info(
         "%s on %s, %s, %d tokens of context",
         engine.checkpoint.config["model_type"],
         platform.device_name,
-        engine.decoder.dtype.name,
-        engine.decoder.length,
+        engine.deployment.dtype.numpy.name,
+        engine.deployment.length,
     )
     if options.dry_run:
         return _dry_run(engine, options)

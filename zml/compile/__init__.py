@@ -1,6 +1,7 @@
-"""Lowering, compiling, and the cache of compiled programs."""
+"""From traced functions to programs that run, and the cache of compiled programs."""
 
 from zml.compile.cache import ExecutableCache
-from zml.compile.executable import Executable, compile_function
+from zml.compile.exe import Exe, MemoryPlan, Runner
+from zml.compile.options import CompileOptions, Pass
 
-__all__ = ["Executable", "ExecutableCache", "compile_function"]
+__all__ = ["CompileOptions", "Exe", "ExecutableCache", "MemoryPlan", "Pass", "Runner"]

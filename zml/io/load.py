@@ -3,26 +3,27 @@
 import math
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
-import ml_dtypes
 import numpy as np
 
 from zml import log
+from zml.buffer import Buffer
+from zml.declared import Repeat
+from zml.dtypes import DType
 from zml.errors import CheckpointError
 from zml.io.safetensors import Entry
-from zml.io.spec import WeightSpec
-from zml.io.store import TensorStore
+from zml.io.store import TensorStore, first_names
+from zml.io.view import STORED
+from zml.model_tree import is_leaf, leaves, named_leaves
+from zml.shape import Shape
+from zml.sharding import Sharding, select
+from zml.tensor import Tensor
 from zml.units import binary_size
 
-_FLOATS: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
 _READERS = 4
 _ALIGNMENT = (
     64  # bytes; PJRT's CPU client aliases memory that is so aligned and copies other memory
@@ -30,54 +31,96 @@ _ALIGNMENT = (
 
 
 class Placer(Protocol):
-    """Where arrays go: a Platform."""
+    """Where buffers go: a Platform."""
 
-    def place(self, spec: WeightSpec, host: np.ndarray) -> jax.Array:
-        """Host data of a declared weight, on the devices it is split or replicated over."""
-        ...
+    def put(
+        self, value: Any, shape: Any, *, sharding: Any = None, memory: Any = None, zero_copy: bool = False
+    ) -> Buffer:
+        """Host data on the devices, cut as its shape says."""
 
 
-def load(specs: Any, store: TensorStore, platform: Placer, dtype: np.dtype[Any]) -> Any:
-    """The tree of WeightSpecs with every leaf replaced by its array, in `dtype`, on the platform's devices.
+def load[M](
+    model: M, store: TensorStore, platform: Placer, *, shardings: Sequence[Sharding] | None = None
+) -> M:
+    """The model with every declared tensor replaced by a Buffer of its shape, in its place on the platform's devices.
 
-    Everything is checked first: CheckpointError for missing tensors, shapes or dtypes that do not fit, before memory
-    is taken. Tensors of the checkpoint that the model does not use are logged.
+    Floats are converted to the element type that was declared. Everything is checked first: CheckpointError for
+    missing tensors, shapes or dtypes that do not fit, before memory is taken. Tensors of the checkpoint that the model
+    does not use are logged. Beside the buffers, the host holds four tensors at a time.
     """
     began = time.perf_counter()
-    leaves, tree = jax.tree.flatten(specs)
+    declared, tree = jax.tree.flatten(model, is_leaf=is_leaf)
     logger = log.get("io")
-    unused = [name for name in store.check(leaves) if not name.endswith("rotary_emb.inv_freq")]
+    unused = [name for name in store.check(model) if not name.endswith("rotary_emb.inv_freq")]
     if unused:
-        logger.warning("%d tensors are not used by the model, first %.200s", len(unused), unused[0])
-    for spec in leaves:
-        entry = store.entries[spec.name]
-        if entry.dtype not in _FLOATS:
-            raise CheckpointError(
-                f"{entry.file}: tensor {spec.name!r} is {entry.dtype}, expected one of {', '.join(_FLOATS)} "
-                "(quantized checkpoints are not supported yet)"
-            )
+        logger.warning(
+            "%d tensors of the checkpoint are not used by the model: %s", len(unused), first_names(unused)
+        )
+    for (path, tensor) in named_leaves(model):
+        _check(path, tensor, store)
 
-    def one(spec: WeightSpec) -> jax.Array:
-        host = _read(store.entries[spec.name], spec.name, dtype)
-        return platform.place(spec, host)
+    def one(tensor: Tensor) -> Buffer:
+        source = tensor.source
+        assert source is not None
+        host = _read(store.entries[source.name], source.name, tensor.dtype.numpy)
+        host = _declared_form(host, tensor.shape, source.repeat)
+        return platform.put(
+            host,
+            tensor.shape,
+            sharding=select(shardings, tensor.shape) if shardings else None,
+            memory=tensor.memory,
+            zero_copy=True,
+        )
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="zml-load") as pool:
-        arrays = jax.block_until_ready(list(pool.map(one, leaves)))
+        buffers = [buffer.wait() for buffer in pool.map(one, declared)]
     seconds = time.perf_counter() - began
-    total = sum(store.entries[s.name].end - store.entries[s.name].begin for s in leaves)
+    total = stored_bytes(model, store)
     logger.info(
         "Loaded weights [%s, %.3fs, %s/s]",
         binary_size(total),
         seconds,
         binary_size(total / seconds),
     )
-    return jax.tree.unflatten(tree, arrays)
+    loaded: M = jax.tree.unflatten(tree, buffers)
+    return loaded
 
 
-def stored_bytes(specs: Any, store: TensorStore) -> int:
-    """Bytes on disk of the declared weights."""
-    entries = [store.entries[spec.name] for spec in jax.tree.leaves(specs)]
-    return sum(entry.end - entry.begin for entry in entries)
+def stored_bytes(model: Any, store: TensorStore) -> int:
+    """Bytes on disk of a model's tensors."""
+    names = {leaf.source.name for leaf in leaves(model) if leaf.source is not None}
+    return sum(store.entries[name].end - store.entries[name].begin for name in names)
+
+
+def _check(path: str, tensor: Any, store: TensorStore) -> None:
+    if not isinstance(tensor, Tensor) or tensor.source is None:
+        raise CheckpointError(
+            f"{path} of the model is {tensor!r:.120}, which is not of a checkpoint; declare it with View.tensor"
+        )
+    entry = store.entries[tensor.source.name]
+    if entry.dtype not in STORED:
+        raise CheckpointError(
+            f"{entry.file}: tensor {tensor.source.name!r} is {entry.dtype}, expected one of {', '.join(STORED)} "
+            "(quantized checkpoints are not supported yet)"
+        )
+    stored = STORED[entry.dtype]
+    if stored != tensor.dtype and (stored.kind, tensor.dtype.kind) != ("float", "float"):
+        raise CheckpointError(
+            f"{entry.file}: tensor {tensor.source.name!r} is {entry.dtype}, but the model declares {tensor.dtype}; "
+            "only floats are converted"
+        )
+
+
+def _declared_form(host: np.ndarray, shape: Shape, repeat: Repeat | None) -> np.ndarray:
+    """Stored elements in the declared shape."""
+    if repeat is None:
+        return host.reshape(shape.dims)
+    once = shape.set(**{repeat.tag: shape.dim(repeat.tag) // repeat.times})
+    result = _aligned(shape.dims, host.dtype)
+    axis = shape.axis(repeat.tag)
+    grouped = result.reshape(*once.dims[: axis + 1], repeat.times, *once.dims[axis + 1 :])
+    grouped[...] = np.expand_dims(host.reshape(once.dims), axis + 1)
+    return result
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -88,7 +131,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def _read(entry: Entry, name: str, dtype: np.dtype[Any]) -> np.ndarray:
-    stored = _aligned(entry.shape, _FLOATS[entry.dtype])
+    stored = _aligned(entry.shape, STORED[entry.dtype].numpy)
     view = memoryview(stored.reshape(-1).view(np.uint8))
     try:
         with entry.file.open("rb", buffering=0) as file:
@@ -110,7 +153,7 @@ def _convert(stored: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     if stored.dtype == dtype:
         return stored
     result = _aligned(stored.shape, dtype)
-    if stored.dtype == _FLOATS["BF16"] and dtype == np.float32:
+    if stored.dtype == DType.BF16.numpy and dtype == np.float32:
         # bfloat16 is the upper half of a float32: ten times faster than the cast through ml_dtypes.
         bits = result.view(np.uint32)
         bits[...] = stored.view(np.uint16)

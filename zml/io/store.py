@@ -2,12 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from zml.dtypes import DType
 from zml.errors import CheckpointError
 from zml.io.safetensors import Entry, read_header
-from zml.io.spec import WeightSpec
+from zml.io.view import View
+from zml.model_tree import leaves
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -21,11 +24,12 @@ class TensorStore:
         self.entries = entries
 
     @staticmethod
-    def open(folder: Path) -> "TensorStore":
+    def open(folder: Path | str) -> "TensorStore":
         """Opens model.safetensors, or the files that model.safetensors.index.json names.
 
         Raises CheckpointError where neither is there, a header is out of order, or index and files disagree.
         """
+        folder = Path(folder)
         single, index = folder / _SINGLE, folder / _INDEX
         if single.is_file():
             return TensorStore(folder, read_header(single))
@@ -35,26 +39,34 @@ class TensorStore:
             f"{folder}: no weights: expected {_SINGLE} or {_INDEX} (zml reads the safetensors format)"
         )
 
-    def check(self, specs: Iterable[WeightSpec]) -> list[str]:
-        """Refuses missing tensors and wrong shapes, all named in one error; returns the names nobody declared."""
-        specs = list(specs)
-        missing = [spec.name for spec in specs if spec.name not in self.entries]
+    def view(self, dtype: Any = None) -> View:
+        """Where a model declares its tensors from. `dtype`: what floats are held in; None: as they are stored."""
+        return View(str(self.where), self.entries, None if dtype is None else DType.of(dtype))
+
+    def check(self, model: Any) -> list[str]:
+        """Refuses tensors of a model that are missing or of another shape, all named in one error.
+
+        Returns the names in the checkpoint that the model does not use. Raises CheckpointError.
+        """
+        sources = [source for leaf in leaves(model) if (source := leaf.source) is not None]
+        missing = [source.name for source in sources if source.name not in self.entries]
         wrong = [
-            f"{spec.name} is {list(self.entries[spec.name].shape)}, expected {list(spec.shape)}"
-            for spec in specs
-            if spec.name in self.entries and self.entries[spec.name].shape != spec.shape
+            f"{source.name} is {list(self.entries[source.name].shape)}, expected {list(source.dims)}"
+            for source in sources
+            if source.name in self.entries and self.entries[source.name].shape != source.dims
         ]
         if missing or wrong:
-            faults = [f"{_first(missing)} missing"] if missing else []
-            faults += [_first(wrong)] if wrong else []
+            faults = [f"{first_names(missing)} missing"] if missing else []
+            faults += [first_names(wrong)] if wrong else []
             raise CheckpointError(
                 f"{self.where}: the weights do not fit config.json: {'; '.join(faults)}. "
                 "Are config.json and the safetensors files of the same model?"
             )
-        return sorted(self.entries.keys() - {spec.name for spec in specs})
+        return sorted(self.entries.keys() - {source.name for source in sources})
 
 
-def _first(names: list[str], most: int = 4) -> str:
+def first_names(names: list[str], most: int = 4) -> str:
+    """A few names, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
@@ -83,5 +95,5 @@ def _read_index(folder: Path, index: Path) -> dict[str, Entry]:
         headers[name] = read_header(folder / name)
     absent = sorted(name for name, file in weight_map.items() if name not in headers[file])
     if absent:
-        raise CheckpointError(f"{index}: {_first(absent)}: not in the file that the index names")
+        raise CheckpointError(f"{index}: {first_names(absent)}: not in the file that the index names")
     return {name: headers[file][name] for name, file in weight_map.items()}

@@ -15,6 +15,16 @@ from zml.shape import AxisPartition, Shape
 from zml.tensor import Tensor
 
 
+STORED = {
+    "BOOL": DType.BOOL, "I8": DType.I8, "I16": DType.I16, "I32": DType.I32, "I64": DType.I64, "U8": DType.U8,
+    "U16": DType.U16, "U32": DType.U32, "U64": DType.U64, "F16": DType.F16, "BF16": DType.BF16, "F32": DType.F32,
+    "F64": DType.F64, "F8_E4M3": DType.F8E4M3FN, "F8_E5M2": DType.F8E5M2,
+}  # fmt: skip
+"""The safetensors dtypes that can be loaded."""
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+"""What a view's dtype is about: other stored types mean something by themselves."""
+
+
 @dataclass(frozen=True)
 class View:
     """`store.view().prefix("model.layers").layer(3)` stands at `model.layers.3`.
@@ -67,7 +77,7 @@ class View:
             dims = self._dims(full, entry, tuple(dims))
         dtype = self.dtype
         if entry is not None and (dtype is None or entry.dtype not in _FLOATS):
-            dtype = _DTYPES.get(entry.dtype, dtype)
+            dtype = STORED.get(entry.dtype, dtype)
         # A tensor that is missing is declared all the same, so that all that are missing can be named together.
         shape = Shape(dims, dtype or DType.F32, partitions)
         once = [dim // repeat.times if repeat and tag == repeat.tag else dim for tag, dim in shape.items()]
@@ -94,12 +104,3 @@ class View:
                 "give one tag for each axis"
             )
         return dict(zip(tags, entry.shape, strict=True))
-
-
-_DTYPES = {
-    "BOOL": DType.BOOL, "I8": DType.I8, "I16": DType.I16, "I32": DType.I32, "I64": DType.I64, "U8": DType.U8,
-    "U16": DType.U16, "U32": DType.U32, "U64": DType.U64, "F16": DType.F16, "BF16": DType.BF16, "F32": DType.F32,
-    "F64": DType.F64, "F8_E4M3": DType.F8E4M3FN, "F8_E5M2": DType.F8E5M2,
-}  # fmt: skip
-_FLOATS = {"F16", "BF16", "F32", "F64"}
-"""What a view's dtype is about: other stored types mean something by themselves."""

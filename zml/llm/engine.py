@@ -4,32 +4,22 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
-
-import jax
-import ml_dtypes
-import numpy as np
 
 from zml import log
 from zml.errors import CheckpointError, UsageError
-from zml.io import TensorStore
-from zml.io.load import load, stored_bytes
+from zml.io import TensorStore, load, stored_bytes
 from zml.llm.chat import ChatTemplate, Message
 from zml.llm.checkpoint import Checkpoint
 from zml.llm.plan import MemoryPlan
-from zml.llm.programs import Decoder, Programs
+from zml.llm.programs import Deployment, Programs
 from zml.llm.sampling import Sampling
 from zml.llm.session import Session
-from zml.models import architecture
+from zml.model_tree import byte_size
+from zml.models import Decoder, architecture
 from zml.platform import Platform
 from zml.tokenizer import StopFilter, TextStream, Tokenizer
 
 _LOG = log.get("llm")
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float16": np.dtype(np.float16),
-}
 DEFAULT_SEQLEN = 2048
 """The context length where neither the user nor the model sets a smaller one."""
 
@@ -56,25 +46,29 @@ class Piece:
 class Engine:
     """A checkpoint on a platform. `open` reads and checks the small files; `start` compiles and loads."""
 
-    def __init__(self, checkpoint: Checkpoint, decoder: Decoder, store: TensorStore) -> None:
+    def __init__(self, checkpoint: Checkpoint, deployment: Deployment, store: TensorStore) -> None:
         self.checkpoint = checkpoint
-        self.decoder = decoder
+        self.deployment = deployment
         self.timings = Timings()
         self._store = store
-        self._specs = decoder.architecture.weight_specs(decoder.config)
-        self._programs = Programs(decoder)
+        self._programs = Programs(deployment)
         self._tokenizer: Tokenizer | None = None
         self._template: ChatTemplate | None = None
         self._session: Session | None = None
 
     @staticmethod
     def open(
-        model: str, platform: Platform, dtype: str = "auto", seqlen: int | None = None
+        model: str,
+        platform: Platform,
+        dtype: str = "auto",
+        seqlen: int | None = None,
+        backend: str = "auto",
     ) -> "Engine":
         """Reads config and headers of a local checkpoint folder, and checks them against each other.
 
         dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is float32
-        on cpu, where XLA's products of 16-bit numbers are many times slower. seqlen: the context in tokens.
+        on cpu, where XLA's products of 16-bit numbers are many times slower. seqlen: the context in tokens. backend:
+        auto, or an attention backend.
         """
         checkpoint = Checkpoint.open(model)
         arch = architecture(checkpoint.config.get("model_type"))
@@ -91,15 +85,14 @@ class Engine:
                 "(max_position_embeddings in config.json)"
             )
         store = TensorStore.open(checkpoint.folder)
-        decoder = Decoder(arch, config, platform, _DTYPES[dtype], seqlen)
-        engine = Engine(checkpoint, decoder, store)
-        store.check(jax.tree.leaves(engine._specs))
-        return engine
+        deployment = Deployment.of(platform, arch, config, store.view(dtype), seqlen, backend)
+        store.check(deployment.model)
+        return Engine(checkpoint, deployment, store)
 
     def open_tokenizer(self) -> None:
         """Opens tokenizer and chat template. A checkpoint used with token ids alone does not need them."""
         began = time.perf_counter()
-        self._tokenizer = Tokenizer.open(self.checkpoint.folder, self.decoder.config.vocab_size)
+        self._tokenizer = Tokenizer.open(self.checkpoint.folder, self.deployment.config.vocab_size)
         self._template = ChatTemplate.open(self.checkpoint.folder)
         self.timings.tokenizer = time.perf_counter() - began
         _LOG.info("Loaded tokenizer [%.3fs]", self.timings.tokenizer)
@@ -130,7 +123,7 @@ class Engine:
 
     def check_prompt(self, prompt: Sequence[int]) -> None:
         """Raises UsageError for a prompt that cannot be run, before anything is loaded for it."""
-        self.decoder.check_prompt(prompt)
+        self.deployment.check_prompt(prompt)
 
     def start(self, prompt_tokens: int | None = None) -> None:
         """Compiles the programs and loads the weights, at the same time.
@@ -139,10 +132,10 @@ class Engine:
         """
         with ThreadPoolExecutor(2, thread_name_prefix="zml-start") as pool:
             compiling = pool.submit(self._compile, prompt_tokens)
-            loading: Future[Any] = pool.submit(self._load)
+            loading: Future[Decoder] = pool.submit(self._load)
             weights = loading.result()
             compiling.result()
-        self._session = Session(self.decoder, self._programs, weights)
+        self._session = Session(self.deployment, self._programs, weights)
 
     def generate(
         self,
@@ -190,23 +183,14 @@ class Engine:
         return self._session
 
     def decode_weight_bytes(self) -> int:
-        """Weight bytes that one decode step reads: all but the embedding table, unless it is the output layer too."""
-        specs = self._specs
-        total = sum(spec.size for spec in jax.tree.leaves(specs))
-        if specs.lm_head is not None:
-            total -= specs.embedding.size
-        return int(total * self.decoder.dtype.itemsize)
+        """Weight bytes that one decode step reads, on all devices together."""
+        return byte_size(self.deployment.model.decode_parts())
 
     def memory_plan(self) -> MemoryPlan:
         """What a run will take, without loading: the programs are compiled, the weights only counted."""
         self._compile(None)
-        weights = sum(spec.size for spec in jax.tree.leaves(self._specs))
-        cache = jax.tree.leaves(self.decoder.abstract_cache())
-        return MemoryPlan(
-            weights=weights * self.decoder.dtype.itemsize,
-            kv_cache=sum(leaf.size * leaf.dtype.itemsize for leaf in cache),
-            temporaries={e.name: e.temporary_bytes for e in self._programs.compiled},
-            checkpoint=stored_bytes(self._specs, self._store),
+        return MemoryPlan.of(
+            self.deployment, self._programs.compiled, stored_bytes(self.deployment.model, self._store)
         )
 
     def _need_tokenizer(self) -> Tokenizer:
@@ -217,17 +201,16 @@ class Engine:
 
     def _compile(self, prompt_tokens: int | None) -> None:
         began = time.perf_counter()
-        buckets = self.decoder.buckets()
+        buckets = self.deployment.buckets()
         if prompt_tokens is not None:
             needed = {next((b for b in buckets if b >= prompt_tokens), buckets[-1])}
             rest = prompt_tokens % buckets[-1]
             if prompt_tokens > buckets[-1] and rest:
                 needed.add(next(b for b in buckets if b >= rest))
             buckets = tuple(sorted(needed))
-        for bucket in buckets:
-            self._programs.prefill(bucket)
-        self._programs.decode()
-        compiled = self._programs.compiled
+        for bucket in (*buckets, None):
+            self._programs.compile(bucket)
+        compiled = self._programs.compiled.values()
         self.timings.compile = time.perf_counter() - began
         self.timings.compile_cached = all(program.cached for program in compiled)
         _LOG.info(
@@ -237,9 +220,12 @@ class Engine:
             self.timings.compile,
         )
 
-    def _load(self) -> Any:
+    def _load(self) -> Decoder:
         began = time.perf_counter()
-        weights = load(self._specs, self._store, self.decoder.platform, self.decoder.dtype)
+        deployment = self.deployment
+        weights = load(
+            deployment.model, self._store, deployment.platform, shardings=[deployment.sharding]
+        )
         self.timings.load = time.perf_counter() - began
-        self.timings.load_bytes = stored_bytes(self._specs, self._store)
+        self.timings.load_bytes = stored_bytes(deployment.model, self._store)
         return weights

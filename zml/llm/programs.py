@@ -1,60 +1,64 @@
-"""The compiled programs of a generation: prefill in length buckets, and one decode step."""
+"""A model on a platform, and the compiled programs of a generation: prefill in length buckets, and one decode step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from zml.attention import KvCache
-from zml.compile import Executable
+from zml.attention import Attention, Backend, KvCache
+from zml.compile import Exe, Runner
+from zml.dtypes import DType
 from zml.errors import UsageError
-from zml.models import Architecture, Config
-from zml.nn.sampling import SamplingState, sample
+from zml.io import View
+from zml.models import Architecture, Config, Decoder
+from zml.models.decoder import MODEL_AXIS
+from zml.nn import SamplingParameters, TokenCounts, sample
 from zml.platform import Platform
+from zml.sharding import HIGH_BANDWIDTH, LogicalMesh, Sharding, Strategy
+from zml.tensor import Tensor
 
 _BUCKETS = (16, 64, 256)
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """A model bound to a platform, a dtype and a context length: all that its programs depend on."""
+class Deployment:
+    """A declared model bound to a platform, a dtype and a context length: all that its programs depend on."""
 
-    architecture: Architecture
-    config: Config
     platform: Platform
-    dtype: np.dtype[Any]
+    sharding: Sharding
+    config: Config
+    model: Decoder
+    dtype: DType
     length: int
+    attention: Attention
 
-    def abstract_weights(self) -> Any:
-        """The weights' shapes, dtypes and shardings."""
-        specs = self.architecture.weight_specs(self.config)
-        return jax.tree.map(
-            lambda spec: jax.ShapeDtypeStruct(
-                spec.shape, self.dtype, sharding=self.platform.sharding_of(spec)
-            ),
-            specs,
+    @property
+    def backend(self) -> str:
+        """The attention backend."""
+        return str(self.attention.backends[0])
+
+    @staticmethod
+    def of(
+        platform: Platform,
+        architecture: Architecture,
+        config: Config,
+        view: View,
+        length: int,
+        backend: str = "auto",
+    ) -> "Deployment":
+        """Declares the model in the dtype of the view, its weights cut over all devices of the platform."""
+        assert view.dtype is not None
+        everywhere = Strategy(**{MODEL_AXIS: tuple(platform.mesh.sizes)})
+        logical = LogicalMesh(**{MODEL_AXIS: HIGH_BANDWIDTH})
+        sharding = platform.sharding("tensor parallel", logical, everywhere)
+        model = architecture.init(view, config, sharding.size(MODEL_AXIS))
+        chosen = Backend.auto(platform) if backend == "auto" else Backend.of(backend)
+        return Deployment(
+            platform, sharding, config, model, view.dtype, length, Attention.using(chosen)
         )
 
-    def abstract_cache(self) -> KvCache[jax.ShapeDtypeStruct]:
-        """The KV cache's shapes, dtypes and shardings: KV heads are split over the devices where they divide."""
-        config = self.config
-        sharding = self.platform.split(3, 0, config.kv_heads)
-        shapes = KvCache.shapes(
-            config.layers, config.kv_heads, self.length, config.head_dim, jnp.dtype(self.dtype)
-        )
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-        )
-
-    def new_cache(self) -> KvCache[jax.Array]:
-        """A KV cache of zeros on the devices."""
-        return jax.tree.map(
-            lambda leaf: self.platform.put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding),
-            self.abstract_cache(),
-        )
+    def cache(self) -> KvCache:
+        """The KV cache, declared."""
+        return self.config.cache(self.length, self.dtype, self.sharding.size(MODEL_AXIS))
 
     def check_prompt(self, prompt: Sequence[int]) -> None:
         """Raises UsageError for an empty prompt, an id outside the vocabulary, and a prompt that fills the context."""
@@ -78,88 +82,95 @@ class Decoder:
         return fitting or (self.length,)
 
 
-class Programs:
-    """Compiles each program when it is first asked for."""
+def prefill(
+    model: Decoder,
+    attention: Attention,
+    cache: KvCache,
+    tokens: Tensor,
+    start: Tensor,
+    count: Tensor,
+    parameters: SamplingParameters,
+    counts: TokenCounts,
+) -> tuple[Tensor, Tensor, TokenCounts, KvCache]:
+    """Runs a chunk tokens {s}, of which `count` count, and draws the token after the last of them.
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._compiled: dict[str, Executable] = {}
+    Gives the token, its position, the counts with it in them, and the cache.
+    """
+    hidden, written = model.hidden_states(tokens, start, cache, attention)
+    last = hidden.dynamic_slice(s=(count - 1, 1)).squeeze("s")
+    return _draw(model, last, start + count, parameters, counts, written, cache)
+
+
+def decode(
+    model: Decoder,
+    attention: Attention,
+    cache: KvCache,
+    token: Tensor,
+    position: Tensor,
+    parameters: SamplingParameters,
+    counts: TokenCounts,
+) -> tuple[Tensor, Tensor, TokenCounts, KvCache]:
+    """Runs one token, and draws the next.
+
+    The results are the next call's arguments: tokens go round on the device, the host need not see them in time.
+    """
+    hidden, written = model.hidden_states(token.insert("s"), position, cache, attention)
+    return _draw(model, hidden.squeeze("s"), position + 1, parameters, counts, written, cache)
+
+
+def _draw(
+    model: Decoder,
+    hidden: Tensor,
+    position: Tensor,
+    parameters: SamplingParameters,
+    counts: TokenCounts,
+    written: KvCache,
+    cache: KvCache,
+) -> tuple[Tensor, Tensor, TokenCounts, KvCache]:
+    token = sample(model.logits(hidden), parameters, counts, position)
+    marked = counts.mark_generated(token).reuse_buffer(counts)
+    return token, position, marked, written.reuse_buffer(cache)
+
+
+class Programs:
+    """Compiles each program when it is first asked for; with weights, gives them ready to run."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._compiled: dict[str, Exe] = {}
+        self._runners: dict[str, Runner] = {}
 
     @property
-    def compiled(self) -> list[Executable]:
-        """What has been compiled (or taken from the cache) so far."""
-        return list(self._compiled.values())
+    def compiled(self) -> dict[str, Exe]:
+        """What has been compiled (or taken from the cache) so far, by name."""
+        return self._compiled
 
-    def prefill(self, bucket: int) -> Executable:
-        """(weights, cache, tokens [bucket], start, count, sampling) -> (next token, its position, cache).
-
-        Only the first `count` tokens count; the next token is sampled after the last of them. The cache is donated.
-        """
-        decoder = self._decoder
-
-        def prefill(
-            weights: Any,
-            cache: KvCache[jax.Array],
-            tokens: jax.Array,
-            start: jax.Array,
-            count: jax.Array,
-            sampling: SamplingState[jax.Array],
-        ) -> tuple[jax.Array, jax.Array, KvCache[jax.Array]]:
-            hidden, cache = decoder.architecture.hidden_states(
-                decoder.config, weights, tokens, start, cache
-            )
-            last = jax.lax.dynamic_index_in_dim(hidden, count - 1, keepdims=False)
-            logits = decoder.architecture.logits(decoder.config, weights, last)
-            position = start + count
-            return sample(logits, sampling, position), position, cache
-
-        scalar = self._abstract((), np.int32)
-        return self._get(
-            f"prefill_{bucket}", prefill, self._abstract((bucket,), np.int32), scalar, scalar
-        )
-
-    def decode(self) -> Executable:
-        """(weights, cache, token, position, sampling) -> (next token, its position, cache); the cache is donated.
-
-        The results are the next call's arguments: tokens go round on the device, the host need not see them in time.
-        """
-        decoder = self._decoder
-
-        def decode(
-            weights: Any,
-            cache: KvCache[jax.Array],
-            token: jax.Array,
-            position: jax.Array,
-            sampling: SamplingState[jax.Array],
-        ) -> tuple[jax.Array, jax.Array, KvCache[jax.Array]]:
-            hidden, cache = decoder.architecture.hidden_states(
-                decoder.config, weights, token[None], position, cache
-            )
-            logits = decoder.architecture.logits(decoder.config, weights, hidden[0])
-            return sample(logits, sampling, position + 1), position + 1, cache
-
-        scalar = self._abstract((), np.int32)
-        return self._get("decode", decode, scalar, scalar)
-
-    def _abstract(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._decoder.platform.replicated())
-
-    def _get(self, name: str, function: Callable[..., Any], *arguments: Any) -> Executable:
+    def compile(self, bucket: int | None) -> Exe:
+        """The prefill program of a bucket, or, without one, the decode step. The cache and the counts are donated."""
+        name = "decode" if bucket is None else f"prefill_{bucket}"
         if name not in self._compiled:
-            decoder = self._decoder
-            function.__name__ = name
-            sampling = SamplingState(
-                *(
-                    self._abstract((), t)
-                    for t in (np.float32, np.int32, np.float32, np.float32, np.uint32)
-                )
-            )
-            self._compiled[name] = decoder.platform.compile(
+            deployment = self._deployment
+            scalar = Tensor.declare({}, "i32")
+            function: Callable[..., Any] = decode if bucket is None else prefill
+            inputs = (scalar, scalar)
+            if bucket is not None:
+                inputs = (Tensor.declare({"s": bucket}, "i32"), *inputs)
+            self._compiled[name] = deployment.platform.compile(
                 function,
-                decoder.abstract_weights(),
-                decoder.abstract_cache(),
-                *arguments,
-                sampling,
-                donate=(1,),
+                deployment.model,
+                deployment.attention,
+                deployment.cache(),
+                *inputs,
+                SamplingParameters.declare(),
+                TokenCounts.declare(deployment.config.vocab_size),
+                shardings=[deployment.sharding],
+                name=name,
             )
         return self._compiled[name]
+
+    def ready(self, bucket: int | None, weights: Decoder) -> Runner:
+        """The same with the weights in place."""
+        exe = self.compile(bucket)
+        if exe.name not in self._runners:
+            self._runners[exe.name] = exe.bake(weights, self._deployment.attention)
+        return self._runners[exe.name]

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from zml.buffer import Slice
 from zml.checks import is_number
+from zml.dtypes import DType
 from zml.errors import ConfigError, UsageError
-from zml.nn.sampling import SamplingState
+from zml.nn.sampling import FIELDS, SamplingParameters
 
 _FILTERS = ("top_k", "top_p", "min_p")
 _MOST = {"temperature": 100.0, "top_k": 2**31 - 1, "top_p": 1.0, "min_p": 1.0, "seed": 2**32 - 1}
@@ -21,16 +23,18 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int = 0
 
-    def state(self) -> SamplingState[np.ndarray]:
-        """The same as host scalars, ready to be put on a platform."""
-        return SamplingState(
-            temperature=np.asarray(self.temperature, np.float32),
-            top_k=np.asarray(self.top_k, np.int32),
-            top_p=np.asarray(self.top_p, np.float32),
-            min_p=np.asarray(self.min_p, np.float32),
-            seed=np.asarray(self.seed, np.uint32),
+    def parameters(self) -> Any:
+        """SamplingParameters of host scalars, ready to be put on a platform."""
+        return SamplingParameters(
+            **{
+                name: Slice(np.asarray(getattr(self, name), DType.of(dtype).numpy))
+                for name, (dtype, _) in FIELDS.items()
+            }  # type: ignore[arg-type]
         )
 
 

@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from zml.attention import KvCache
+from zml.buffer import Buffer, Slice
 from zml.errors import NumericalError
-from zml.llm.programs import Decoder, Programs
+from zml.llm.programs import Deployment, Programs
 from zml.llm.sampling import Sampling
+from zml.models import Decoder
+from zml.nn import TokenCounts
 
 
 @dataclass
@@ -37,11 +41,13 @@ class Stats:
 class Session:
     """Generates over one KV cache; a prompt that begins with what the cache holds is only run from where it differs."""
 
-    def __init__(self, decoder: Decoder, programs: Programs, weights: Any) -> None:
-        self._decoder = decoder
+    def __init__(self, deployment: Deployment, programs: Programs, weights: Decoder) -> None:
+        self._deployment = deployment
         self._programs = programs
         self._weights = weights
-        self._cache = decoder.new_cache()
+        self._cache: KvCache = deployment.platform.zeros(
+            deployment.cache(), sharding=deployment.sharding
+        )
         self._cached: list[int] = []
         self._turn = 0
         self.stats = Stats()
@@ -60,7 +66,7 @@ class Session:
         next generation ends it. It raises NumericalError where the model's logits are no numbers.
         """
         prompt = list(prompt)
-        self._decoder.check_prompt(prompt)
+        self._deployment.check_prompt(prompt)
         return self._run(prompt, sampling, max_new_tokens, stop_ids)
 
     def _run(
@@ -74,26 +80,27 @@ class Session:
         turn = self._turn
         began = time.perf_counter()
         stats = self.stats = Stats(prompt_tokens=len(prompt))
-        state = self._decoder.platform.put(sampling.state())
-        token, position = self._prefill(prompt, state)
+        parameters = self._put(sampling.parameters())
+        token, position, counts = self._prefill(prompt, parameters)
 
-        budget = self._decoder.length - len(prompt)
+        budget = self._deployment.length - len(prompt)
         if max_new_tokens is not None:
             budget = min(budget, max_new_tokens)
-        decode = self._programs.decode() if budget > 1 else None
+        decode = self._programs.ready(None, self._weights) if budget > 1 else None
         for left in range(budget - 1, -1, -1):
             current = token
             if left and decode is not None:
                 # The next step is on its way before this token is read: the device never waits for the host.
-                token, position, self._cache = decode(
-                    self._weights, self._cache, token, position, state
+                token, position, counts, self._cache = decode(
+                    self._cache, token, position, parameters, counts
                 )
-            value = int(current)
+            value = current.item()
             if value < 0:
                 self._cached.clear()
                 raise NumericalError(
                     f"the model's logits at position {len(prompt) + stats.new_tokens} are not numbers: either "
-                    f"{self._decoder.dtype.name} is too narrow for it (try --dtype=float32) or its weights are damaged"
+                    f"{self._deployment.dtype.numpy.name} is too narrow for it (try --dtype=float32) or its weights "
+                    "are damaged"
                 )
             stats.last_token_seconds = time.perf_counter() - began
             stats.new_tokens += 1
@@ -107,31 +114,41 @@ class Session:
             if value in stop_ids:
                 return
 
-    def _prefill(self, prompt: list[int], state: Any) -> tuple[Any, Any]:
+    def _prefill(self, prompt: list[int], parameters: Any) -> tuple[Buffer, Buffer, Any]:
         # At least the last token is run, for its logits.
         start = min(_common_prefix(self._cached, prompt), len(prompt) - 1)
-        buckets = self._decoder.buckets()
-        token = position = None
-        while start < len(prompt):
+        buckets = self._deployment.buckets()
+        while True:
             rest = len(prompt) - start
             bucket = next((size for size in buckets if size >= rest), buckets[-1])
             # A chunk must not reach over the cache's end: it begins earlier then and runs some tokens again.
-            start = min(start, self._decoder.length - bucket)
+            start = min(start, self._deployment.length - bucket)
             chunk = prompt[start : start + bucket]
             tokens = np.zeros(bucket, np.int32)
             tokens[: len(chunk)] = chunk
             # What the cache held from here on is overwritten, so it is forgotten before the call, not after.
             del self._cached[start:]
-            arguments = self._decoder.platform.put(
-                (tokens, np.asarray(start, np.int32), np.asarray(len(chunk), np.int32))
-            )
-            token, position, self._cache = self._programs.prefill(bucket)(
-                self._weights, self._cache, *arguments, state
+            token, position, counts, self._cache = self._programs.ready(bucket, self._weights)(
+                self._cache,
+                *self._put((Slice(tokens, ("s",)), Slice(np.int32(start)), Slice(np.int32(len(chunk))))),
+                parameters,
+                # Only the token after the last chunk is drawn for good.
+                self._counts(prompt),
             )
             self._cached += chunk
             self.stats.prefilled_tokens += len(chunk)
             start += len(chunk)
-        return token, position
+            if start == len(prompt):
+                return token, position, counts
+
+    def _counts(self, prompt: list[int]) -> Any:
+        vocab = self._deployment.config.vocab_size
+        seen = np.zeros(vocab, np.bool_)
+        seen[prompt] = True
+        return self._put(TokenCounts(Slice(seen, ("voc",)), Slice(np.zeros(vocab, np.int32), ("voc",))))  # type: ignore[arg-type]
+
+    def _put(self, tree: Any) -> Any:
+        return self._deployment.platform.put_tree(tree, sharding=self._deployment.sharding)
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

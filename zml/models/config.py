@@ -1,6 +1,6 @@
 """Reading a Hugging Face config.json strictly: what is not understood is an error, never a silent default."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zml.checks import is_number
@@ -8,9 +8,10 @@ from zml.errors import ConfigError
 
 # Keys that describe the checkpoint, its training or another program's habits, and never change a forward pass.
 _INERT = {
-    "architectures", "attention_dropout", "attn_implementation", "auto_map", "bos_token_id", "chunk_size_feed_forward",
+    "architectures", "attention_dropout", "attn_implementation", "auto_map", "bos_token_id", "cache_implementation",
+    "chunk_size_feed_forward",
     "dtype", "eos_token_id", "finetuning_task", "id2label", "initializer_range", "is_decoder", "is_llama_config",
-    "label2id", "max_window_layers", "model_type", "name_or_path", "output_attentions",
+    "label2id", "model_type", "name_or_path", "output_attentions",
     "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "return_dict",
     "sep_token_id", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers.js_config",
     "transformers_version", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_cache",
@@ -31,6 +32,29 @@ class ConfigReader:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
             raise self._wrong(key, value, f"a positive integer of at most {most}")
         return value
+
+    def natural(self, key: str, default: int) -> int:
+        """An integer of 0 or more."""
+        return 0 if self._get(key, default) == 0 else self.integer(key, default)
+
+    def window(self, default: int | None) -> int | None:
+        """sliding_window: a positive integer, or null for none; the default where the key is missing."""
+        self._read.add("sliding_window")
+        if "sliding_window" in self._config and self._config["sliding_window"] is None:
+            return None
+        return self.integer("sliding_window", default)
+
+    def layer_types(self, layers: int, default: Sequence[str]) -> Sequence[str]:
+        """layer_types: full_attention or sliding_attention for each layer."""
+        value = self._get("layer_types", default)
+        known = ("full_attention", "sliding_attention")
+        if not isinstance(value, list) or len(value) != layers or any(x not in known for x in value):
+            raise self._wrong("layer_types", value, f"a list of {layers} of {' and '.join(known)}")
+        return value
+
+    def optional_number(self, key: str) -> float | None:
+        """A positive number, or None where the key is missing or null."""
+        return None if self._get(key, None) is None else self.number(key, 1.0)
 
     def number(self, key: str, default: float) -> float:
         """A positive number."""

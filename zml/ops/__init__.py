@@ -96,7 +96,7 @@ from zml.ops.linalg import (
     rfft,
     triangular_solve,
 )
-from zml.ops.memory import in_memory, reuse_buffer
+from zml.ops.memory import call, in_memory, reuse_buffer
 from zml.ops.reduction import (
     all,
     any,
@@ -156,6 +156,7 @@ __all__ = [
     "avg_pool",
     "bitcast",
     "broadcast",
+    "call",
     "cbrt",
     "ceil",
     "cholesky",

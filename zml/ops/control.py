@@ -32,12 +32,18 @@ def cond[*A, R](
     condition: Tensor, if_true: Callable[[*A], R], if_false: Callable[[*A], R], /, *operands: *A
 ) -> R:
     """`if_true(*operands)` or `if_false(*operands)`, of which one runs; their results have the same shapes."""
-    expected = jax.eval_shape(if_true, *operands)
+    expected: list[R] = []
+
+    def first(*values: *A) -> R:
+        result = if_true(*values)
+        expected[:] = [jax.tree.map(_abstract, result, is_leaf=_args.is_tensor)]
+        return result
 
     def other(*values: *A) -> R:
-        return _like("cond: the result of if_false", expected, if_false(*values))
+        # JAX traces the other branch first, so what it gives is known; it traces each of them once.
+        return _like("cond: the result of if_false", expected[0], if_false(*values))
 
-    return lax.cond(_truth("cond", condition), if_true, other, *operands)
+    return lax.cond(_truth("cond", condition), first, other, *operands)
 
 
 def scan[C, X, Y](
@@ -160,6 +166,11 @@ def _truth(op: str, condition: Any) -> jax.Array:
             op, "the condition is no bool of rank 0", x, mend="compare, or use any() or all()"
         )
     return x.value
+
+
+def _abstract(x: Any) -> Any:
+    """A tensor without its value, which must not leave the branch that it was traced in."""
+    return x.with_value(jax.ShapeDtypeStruct(x.value.shape, x.value.dtype)) if _args.is_tensor(x) else x
 
 
 def _with_first_axis[T](tree: T, tag: str) -> T:

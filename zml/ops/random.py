@@ -168,12 +168,20 @@ def _words(state: State, shape: Shape) -> tuple[State, tuple[jax.Array, jax.Arra
 
 def _threefry(key: jax.Array, counter: jax.Array, draw: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32-20 of the block (counter, draw)."""
-    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
-    left, right = counter + keys[0], jnp.broadcast_to(draw + keys[1], counter.shape)
-    for group in range(5):
-        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+    keys = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
+    left, right = counter + keys[0], lax.broadcast(draw + keys[1], counter.shape)
+
+    # A loop: unrolled, the twenty rounds take most of a small program's time to trace and to compile.
+    def four_rounds(group: jax.Array, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        left, right, rotations, others, keys = state
+        for turn in range(4):
             left = left + right
-            right = ((right << rotation) | (right >> (32 - rotation))) ^ left
-        left = left + keys[(group + 1) % 3]
-        right = right + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+            by = rotations[turn]
+            right = ((right << by) | (right >> (32 - by))) ^ left
+        left, right = left + keys[1], right + keys[2] + (group + 1).astype(np.uint32)
+        return left, right, others, rotations, (*keys[1:], keys[0])
+
+    rotations = (np.array([13, 15, 26, 6], np.uint32), np.array([17, 29, 16, 24], np.uint32))
+    start = (left, right, *map(jnp.asarray, rotations), keys)
+    left, right, *_ = lax.fori_loop(0, 5, four_rounds, start)
     return left, right

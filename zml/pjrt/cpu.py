@@ -6,12 +6,32 @@ import platform as host
 from pathlib import Path
 from typing import Any
 
+import jax  # noqa: F401 - first, as it quiets the log lines of jaxlib
 from jaxlib import xla_client
+
+from zml.pjrt import distributed
+from zml.pjrt.client import Client
+from zml.pjrt.distributed import Distributed
 
 
 def client(device_count: int) -> Any:
     """A private PJRT client with `device_count` CPU devices, unknown to jax's own table of backends."""
     return xla_client.make_cpu_client(num_devices=device_count)
+
+
+def open_client(
+    device_count: int, joined: Distributed | None = None, hostname: str | None = None
+) -> Client:
+    """The same as a Client; with `joined`, one that spans the processes, each with `device_count` devices.
+
+    `hostname` is where the other processes reach this one; by default what the host calls itself.
+    """
+    raw = (
+        client(device_count)
+        if joined is None
+        else distributed.cpu_client(device_count, joined, hostname)
+    )
+    return Client("cpu", raw, instructions=fingerprint(), distributed=joined)
 
 
 @functools.cache

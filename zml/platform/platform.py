@@ -1,87 +1,299 @@
-"""A Platform owns one PJRT client, its devices and their mesh. There is no default one."""
+"""A Platform owns one PJRT client, its devices, their mesh and the shardings made of it. There is no default one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from zml.compile import Executable, ExecutableCache, compile_function
-from zml.errors import UnsupportedError
-from zml.io.spec import WeightSpec
-from zml.pjrt import cpu
+from zml.buffer import Buffer
+from zml.errors import BufferError
+from zml.model_tree import is_leaf, path_name
+from zml.pjrt.client import Client
+from zml.pjrt.host import Host
+from zml.platform import opening, placement
+from zml.platform.candidates import Candidate
+from zml.platform.describe import describe
+from zml.platform.device import Device
+from zml.platform.options import Options, PlatformOptions
+from zml.platform.target import Target
+from zml.shape import Shape
+from zml.sharding import (
+    LOW_BANDWIDTH,
+    LogicalMesh,
+    PhysicalMesh,
+    Sharding,
+    ShardingError,
+    Strategy,
+    select,
+)
 
-MODEL_AXIS = "model"
+if TYPE_CHECKING:
+    from zml.compile import CompileOptions, Exe, ExecutableCache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Platform:
-    """The devices of one accelerator kind, in a one-dimensional mesh over which weights are split."""
+    """The devices of one kind of accelerator, and everything that is reached from them. Printing one shows a tree.
 
-    target: str
-    mesh: Mesh
-    cache: ExecutableCache | None
-    _client: Any = field(repr=False)
+    Made by `Platform.init` or `Platform.auto`. Each has a private PJRT client: several live side by side, and jax's own
+    devices are left alone.
+    """
+
+    target: Target
+    client: Client
+    devices: tuple[Device, ...]
+    """All devices, those of other processes included, in the order of the mesh."""
+    mesh: PhysicalMesh
+    """What joins the devices."""
+    cache: "ExecutableCache | None" = None
+    """Keeps compiled programs between runs."""
+    passed_over: tuple[Candidate, ...] = ()
+    """What `auto` tried before it took this platform, with the reason of each."""
+    _shardings: dict[str, Sharding] = field(default_factory=dict)
 
     @staticmethod
     def init(
-        target: str = "cpu", device_count: int = 1, cache: ExecutableCache | None = None
+        target: Target | str,
+        options: Options | None = None,
+        *,
+        cache: "ExecutableCache | None" = None,
+        host: Host | None = None,
     ) -> "Platform":
-        """Opens a platform. `device_count` splits the host's CPU into that many devices.
+        """Opens a platform: `Platform.init("cpu", CpuOptions(device_count=2))`.
 
-        `cache` keeps compiled programs between runs. Raises UnsupportedError for a target that this build lacks.
+        `options` are PlatformOptions, or the options of one kind alone; those the target does not take are an error.
+        `host` is the machine to look for runtimes on, for tests. Raises UsageError for wrong options, UnsupportedError
+        where the runtime or the hardware is missing: it says which file, what the loader said and how to mend it.
         """
-        if target != "cpu":
-            raise UnsupportedError(
-                f"platform {target!r} is not supported yet: this build of zml runs on 'cpu' only, "
-                "the accelerators' runtimes are not part of it"
-            )
-        client = cpu.client(device_count)
-        mesh = Mesh(np.array(client.devices()), (MODEL_AXIS,))
-        return Platform(target, mesh, cache, client)
+        chosen = PlatformOptions.of(options)
+        client = opening.open_client(Target.of(target), chosen, host or Host())
+        return Platform._of(client, cache)
 
-    @property
-    def devices(self) -> list[jax.Device]:
-        """The devices in mesh order."""
-        return list(self.mesh.devices.flat)
+    @staticmethod
+    def auto(
+        options: Options | None = None,
+        *,
+        cache: "ExecutableCache | None" = None,
+        host: Host | None = None,
+    ) -> "Platform":
+        """Opens the best platform whose runtime and hardware are here: tpu, neuron, rocm, cuda, else cpu.
+
+        Options of a target that is not taken are left unused. `passed_over` and a log line say why each of the others
+        was not taken.
+        """
+        client, passed = opening.first(PlatformOptions.of(options), host or Host())
+        return Platform._of(client, cache, passed)
+
+    @staticmethod
+    def _of(
+        client: Client, cache: "ExecutableCache | None", passed: Sequence[Candidate] = ()
+    ) -> "Platform":
+        mesh, devices = opening.mesh_of(client)
+        return Platform(Target(client.target), client, devices, mesh, cache, tuple(passed))
 
     @property
     def device_name(self) -> str:
-        """What the device is, for reports: `cpu` or `2 x cpu`."""
-        count, kind = len(self.devices), self.devices[0].device_kind
+        """What the devices are, for reports: `cpu` or `2 x cpu`."""
+        count, kind = len(self.devices), self.devices[0].kind
         return kind if count == 1 else f"{count} x {kind}"
 
-    def replicated(self) -> NamedSharding:
-        """A whole copy on every device."""
-        return NamedSharding(self.mesh, PartitionSpec())
+    @property
+    def local_devices(self) -> tuple[Device, ...]:
+        """The devices of this process."""
+        return tuple(device for device in self.devices if device.local)
 
-    def split(self, rank: int, axis: int | None, size: int) -> NamedSharding:
-        """Axis `axis` (of `size` elements) split over the devices; replicated where it does not divide evenly."""
-        if axis is None or size % len(self.devices):
-            return self.replicated()
-        names = [MODEL_AXIS if i == axis else None for i in range(rank)]
-        return NamedSharding(self.mesh, PartitionSpec(*names))
+    @cached_property
+    def memories(self) -> tuple[str, ...]:
+        """The kinds of memory that every device of this process has, the default one first."""
+        first, *others = self.local_devices
+        return tuple(k for k in first.memories if all(k in device.memories for device in others))
 
-    def sharding_of(self, spec: WeightSpec) -> NamedSharding:
-        """Where a declared weight lives."""
-        size = 0 if spec.split is None else spec.shape[spec.split]
-        return self.split(len(spec.shape), spec.split, size)
+    @property
+    def version(self) -> str:
+        """The version of the runtime, in its own words."""
+        return self.client.version
 
-    def put(self, value: Any, sharding: NamedSharding | None = None) -> jax.Array:
-        """Host data on the devices, replicated unless told otherwise."""
-        return jax.device_put(value, sharding or self.replicated())
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What the runtime says of itself, by name."""
+        return self.client.attributes
 
-    def place(self, spec: WeightSpec, host: np.ndarray) -> jax.Array:
-        """The host data of a declared weight, where it lives."""
-        return self.put(host, self.sharding_of(spec))
+    def __repr__(self) -> str:
+        return f"Platform({self.target.value!r}, {self.device_name})"
+
+    def __str__(self) -> str:
+        return describe(self)
+
+    # Shardings
+
+    def sharding(
+        self,
+        name: str,
+        logical: LogicalMesh,
+        strategy: Strategy | None = None,
+        *,
+        mesh: PhysicalMesh | None = None,
+    ) -> Sharding:
+        """Registers a sharding and returns it: `platform.sharding("model", LogicalMesh(model=HIGH_BANDWIDTH))`.
+
+        Without a strategy the intents suggest one; `mesh` is another form of the platform's devices. The same
+        definition may be registered again. Raises ShardingError for another one under a name that is taken.
+        """
+        made = Sharding.of(name, mesh or self.mesh, logical, strategy)
+        self.check_sharding(made)
+        known = self._shardings.setdefault(name, made)
+        if known != made:
+            raise ShardingError(
+                f"sharding {name!r} is registered already, as {known.logical} by {known.strategy}, and not as "
+                f"{made.logical} by {made.strategy}; give the second another name"
+            )
+        return known
+
+    @property
+    def shardings(self) -> tuple[Sharding, ...]:
+        """The registered shardings, in the order of registration."""
+        return tuple(self._shardings.values())
+
+    @cached_property
+    def replicated(self) -> Sharding:
+        """A whole copy on every device: for shapes that are closed on no logical axis."""
+        whole = LogicalMesh(replica=LOW_BANDWIDTH)
+        return Sharding.of("replicated", self.mesh, whole, Strategy(replica=()))
+
+    def sharding_for(self, shape: Shape, sharding: Sharding | None = None) -> Sharding:
+        """The sharding that places a shape: the given one, else the first registered that covers it.
+
+        On a platform without registered shardings that is `replicated`. Raises ShardingError if none covers the shape.
+        """
+        if sharding is not None:
+            self.check_sharding(sharding)
+            return select([sharding], shape)
+        if not self._shardings and not self.replicated.covers(shape):
+            raise ShardingError(
+                f"{shape} is cut over logical axes, but {self!r} has no sharding registered; register one that has "
+                "them: platform.sharding('model', zml.LogicalMesh(model=zml.HIGH_BANDWIDTH))"
+            )
+        return select(self.shardings or (self.replicated,), shape)
+
+    @cached_property
+    def _handles(self) -> frozenset[Any]:
+        return frozenset(device.handle for device in self.devices)
+
+    def check_sharding(self, sharding: Sharding) -> None:
+        """Raises ShardingError unless all devices of the sharding are this platform's."""
+        foreign = [d for d in sharding.physical.devices if d.handle not in self._handles]
+        if foreign:
+            count = len(sharding.physical.devices)
+            raise ShardingError(
+                f"sharding {sharding.name!r} is over {count} x {foreign[0].kind or foreign[0].platform}, of which "
+                f"{len(foreign)} are devices of another platform than {self!r}; make it here: "
+                f"platform.sharding({sharding.name!r}, ...)"
+            )
+
+    def check_buffer(self, buffer: Buffer) -> None:
+        """Raises BufferError if the buffer was donated or is, in part, on devices of another platform."""
+        where: set[Any] = buffer.array.sharding.device_set
+        if not where <= self._handles:
+            kinds = sorted({device.device_kind for device in where})
+            raise BufferError(
+                f"{buffer} is on {len(where)} x {', '.join(kinds)} of another platform than {self!r}; put it here: "
+                "platform.put(buffer.slice())"
+            )
+
+    # Values
+
+    def put(
+        self,
+        value: Any,
+        tags_or_shape: Iterable[str] | Shape | None = None,
+        *,
+        sharding: Sharding | None = None,
+        memory: str | None = None,
+        zero_copy: bool = False,
+    ) -> Buffer:
+        """Host data on the devices, each part where the shape's partitioning says: `put(tokens, ("s",))`.
+
+        `value` is a Slice, an array, a list or a number. All but a Slice and a number need their tags or their Shape.
+        Python numbers become bool, i32, f32 or c64, or what the Shape says. With several processes each gives the same
+        whole value. `memory` is one of `platform.memories`.
+
+        The value is copied. With `zero_copy` it need not be: on the CPU a contiguous array at an address divisible by
+        64 then is the buffer's memory, so it must not change for as long as the buffer lives.
+
+        Raises ShapeError for a value that does not fit, ShardingError for a shape that no sharding fits.
+        """
+        array, shape = placement.host_value(value, tags_or_shape)
+        return placement.put(array, shape, self._where(shape, sharding, memory), zero_copy)
+
+    def put_tree(
+        self,
+        tree: Any,
+        *,
+        sharding: Sharding | None = None,
+        memory: str | None = None,
+        zero_copy: bool = False,
+    ) -> Any:
+        """A tree of Slices and numbers as the same tree of Buffers, each placed as `put` does."""
+
+        def one(leaf: Any) -> Buffer:
+            return self.put(leaf, sharding=sharding, memory=memory, zero_copy=zero_copy)
+
+        return jax.tree.map(one, tree)
+
+    def zeros(
+        self, shapes: Any, *, sharding: Sharding | None = None, memory: str | None = None
+    ) -> Any:
+        """Zeros for a Shape, a declared Tensor or a tree of them (a KV cache): the same tree of Buffers.
+
+        Each is placed as `put` places a value; the large ones are made on the devices, without a copy on the host.
+        """
+        found, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=is_leaf)
+        declared = [placement.declared(path_name(path), leaf) for path, leaf in found]
+        wanted = [(x, self._where(x, sharding, memory or kind)) for x, kind in declared]
+        flags = dict(self.client.xla_flags)
+        return jax.tree.unflatten(tree, placement.zeros(wanted, self.memories[0], flags))
+
+    def _where(self, shape: Shape, sharding: Sharding | None, memory: str | None) -> Any:
+        if memory is not None and memory not in self.memories:
+            raise BufferError(
+                f"{self!r} has no memory of the kind {memory!r}; it has {', '.join(self.memories)}"
+            )
+        return self.sharding_for(shape, sharding).named(shape, memory)
+
+    # Programs
 
     def compile(
-        self, function: Callable[..., Any], *abstract: Any, donate: tuple[int, ...] = ()
-    ) -> Executable:
-        """Compiles `function` for arguments of the given shapes, dtypes and shardings, through the cache if any."""
-        jitted = jax.jit(function, donate_argnums=donate)
-        devices = self.devices
-        key = f"{self.target} {len(devices)} {devices[0].device_kind} {cpu.fingerprint()}"
-        return compile_function(jitted, abstract, self._client, devices, key, self.cache)
+        self,
+        fn: Callable[..., Any],
+        *args: Any,
+        shardings: Sequence[Sharding] | None = None,
+        options: "CompileOptions | None" = None,
+        name: str | None = None,
+    ) -> "Exe":
+        """Compiles `fn` for arguments like `args`: Shapes, declared Tensors, or trees of them. See zml.compile."""
+        from zml.compile.compiler import compile_function
+
+        return compile_function(self, fn, args, shardings=shardings, options=options, name=name)
+
+    def deserialize(self, blob: bytes) -> "Exe":
+        """The program that `Exe.serialize` wrote, for this platform. Raises CompileError if it is for another one."""
+        from zml.compile.compiler import deserialize
+
+        return deserialize(self, blob)
+
+    def close(self) -> None:
+        """Leaves the other processes, after waiting for them. One process alone has nothing to do.
+
+        A process that ends without it ends the others too, as one that failed must: they would wait for it for ever.
+        """
+        if self.client.distributed is not None:
+            self.client.distributed.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            self.close()

@@ -1,0 +1,242 @@
+"""From a function of tensors to an Exe: trace, lower, passes, then the executable cache or the compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jaxlib.version import __version__ as jaxlib_version
+
+import zml
+from zml import log
+from zml.compile.cache import ExecutableCache
+from zml.compile.exe import Exe
+from zml.compile.options import CompileOptions
+from zml.compile import program
+from zml.compile.program import Signature, Tracer, Value, function_name, inputs_of
+from zml.compile.serialized import Packed, PackedValue, pack, unpack
+from zml.errors import CompileError, ZmlError
+from zml.pjrt import executable, lowering
+from zml.pjrt.client import Client
+from zml.sharding import Partitioner, Sharding, check_together
+
+_LOG = log.get("compile")
+_ZML = Path(zml.__file__).parent
+
+
+class Runtime(Protocol):
+    """What compiling needs of a Platform."""
+
+    @property
+    def client(self) -> Client:
+        """The PJRT client."""
+
+    @property
+    def cache(self) -> ExecutableCache | None:
+        """Where compiled programs are kept."""
+
+    @property
+    def device_name(self) -> str:
+        """`2 x cpu`."""
+
+    @property
+    def shardings(self) -> tuple[Sharding, ...]:
+        """Those registered."""
+
+    @property
+    def replicated(self) -> Sharding:
+        """The one that is used where none is registered."""
+
+    def check_sharding(self, sharding: Sharding) -> None:
+        """Raises ShardingError for one of another platform."""
+
+
+def compile_function(
+    runtime: Runtime,
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    shardings: Sequence[Sharding] | None = None,
+    options: CompileOptions | None = None,
+    name: str | None = None,
+) -> Exe:
+    """Compiles a function for abstract arguments. What `Platform.compile` does and raises."""
+    began = time.perf_counter()
+    options = options or CompileOptions()
+    name = name or function_name(fn)
+    among = tuple(shardings or runtime.shardings or (runtime.replicated,))
+    for sharding in among:
+        runtime.check_sharding(sharding)
+    check_together(among)
+    flags = {**runtime.client.xla_flags, **options.xla_flags}
+    inputs, tree = inputs_of(fn, args, among)
+    tracer = Tracer(name, fn, inputs, tree, among)
+    shardy = options.partitioner is Partitioner.SHARDY
+    try:
+        jaxpr = lowering.trace(tracer, [value.struct for value in inputs])
+        signature = tracer.signature
+        results = [value.struct for value in signature.results]
+        module = lowering.lower(
+            _identifier(name),
+            jaxpr,
+            [value.struct for value in inputs],
+            [value.sharding for value in signature.results],
+            shardy=shardy,
+        )
+    except NotImplementedError as error:
+        raise CompileError(f"lowering {name}: {error}") from error
+    except ValueError as error:
+        if "memory_space" not in str(error):
+            raise
+        raise CompileError(
+            f"tracing {name}: {error}; move what is in host memory first: x.in_memory('device')"
+        ) from error
+    aliases = {r.aliases: i for i, r in enumerate(signature.results) if r.aliases is not None}
+    if aliases:
+        module.alias(aliases)
+    _run_passes(name, module, options)
+    stablehlo = module.text()
+    mesh = among[0].mesh
+    fingerprint = f"{runtime.client.fingerprint} jax {jax.__version__} jaxlib {jaxlib_version}"
+
+    def made(loaded: executable.LoadedProgram, cached: bool) -> Exe:
+        seconds = time.perf_counter() - began
+        _LOG.info("%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds)
+        return Exe(
+            name, runtime, signature, loaded, stablehlo, fingerprint, mesh, cached=cached, seconds=seconds
+        )
+
+    cache = runtime.cache if options.use_cache and not module.has_effects else None
+    key = ""
+    if cache is not None:
+        key = _key(stablehlo, fingerprint, repr(options.partitioner), repr(sorted(flags.items())),
+                   repr([d.id for d in mesh.devices.flat]))  # fmt: skip
+        found = _cached(cache, key, runtime, mesh, results)
+        if found is not None:
+            return made(found, cached=True)
+    try:
+        compiled = executable.compile_module(
+            runtime.client.raw,
+            module,
+            list(mesh.devices.flat),
+            results,
+            shardy=shardy,
+            flags=flags,
+        )
+    except (executable.Error, ValueError) as error:
+        raise CompileError(_explain(name, runtime, module, str(error))) from error
+    exe = made(compiled, cached=False)
+    if cache is not None:
+        cache.put(key, pack(exe))
+    return exe
+
+
+def deserialize(runtime: Runtime, blob: bytes) -> Exe:
+    """A program back from `Exe.serialize`. Raises CompileError for one of another platform or version."""
+    began = time.perf_counter()
+    packed = unpack(blob)
+    fingerprint = f"{runtime.client.fingerprint} jax {jax.__version__} jaxlib {jaxlib_version}"
+    if packed.fingerprint != fingerprint:
+        raise CompileError(
+            f"the program {packed.name} was compiled for {packed.fingerprint}, but this is {fingerprint}; "
+            "compile it for this platform"
+        )
+    by_id = {device.id: device for device in runtime.client.devices}
+    if missing := [i for i in packed.devices if i not in by_id]:
+        raise CompileError(
+            f"the program {packed.name} runs on devices {list(packed.devices)}, of which {runtime.device_name} lacks "
+            f"{missing}; compile it for this platform"
+        )
+    mesh = _mesh(packed, by_id)
+    signature = Signature(
+        tuple(_value(v, mesh) for v in packed.inputs),
+        packed.input_tree,
+        tuple(_value(v, mesh) for v in packed.results),
+        packed.result_tree,
+    )
+    try:
+        loaded = executable.load_program(
+            runtime.client.raw,
+            packed.code,
+            list(mesh.devices.flat),
+            [value.struct for value in signature.results],
+        )
+    except (executable.Error, ValueError) as error:
+        raise CompileError(f"the program {packed.name} cannot be loaded: {error}") from error
+    seconds = time.perf_counter() - began
+    return Exe(
+        packed.name, runtime, signature, loaded, packed.stablehlo, fingerprint, mesh, cached=True, seconds=seconds
+    )
+
+
+def _mesh(packed: Packed, by_id: dict[int, Any]) -> Mesh:
+    import numpy as np
+
+    devices = np.empty(len(packed.devices), dtype=object)
+    devices[:] = [by_id[i] for i in packed.devices]
+    names, sizes = zip(*packed.mesh, strict=True)
+    kinds = (jax.sharding.AxisType.Auto,) * len(names)
+    return Mesh(devices.reshape(sizes), names, axis_types=kinds)
+
+
+def _value(packed: PackedValue, mesh: Mesh) -> Value:
+    sharding = NamedSharding(mesh, packed.spec, memory_kind=packed.memory)
+    return Value(packed.name, packed.shape, sharding, packed.memory, packed.aliases)
+
+
+def _cached(
+    cache: ExecutableCache, key: str, runtime: Runtime, mesh: Mesh, results: Sequence[Any]
+) -> executable.LoadedProgram | None:
+    blob = cache.get(key)
+    if blob is None:
+        return None
+    try:
+        return executable.load_program(
+            runtime.client.raw, unpack(blob).code, list(mesh.devices.flat), results
+        )
+    except (ZmlError, RuntimeError, ValueError) as error:
+        _LOG.warning("a cached program could not be loaded (%s); compiling it anew", error)
+        return None
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+
+
+def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> None:
+    for number, step in enumerate(options.passes):
+        what = f"pass {number} of {name} ({step if isinstance(step, str) else function_name(step)})"
+        try:
+            if isinstance(step, str):
+                module.run_pipeline(step)
+            else:
+                with module.ir.context:
+                    step(module.ir)
+            module.verify()
+        except Exception as error:  # a pass is the user's code: whatever it raises is told with its name
+            raise CompileError(f"{what} failed: {error}") from error
+
+
+def _explain(name: str, runtime: Runtime, module: lowering.Module, message: str) -> str:
+    """What the compiler said, and the line of the user's code that it is about, if it named an operation."""
+    frames = module.frames(message)
+    said = f"compiling {name} for {runtime.device_name}: {message}"
+    if not frames:
+        return said
+    # Innermost first. What called for the compilation is of no help; nor are zml's own lines, unless there are no others.
+    called = [frame[0] for frame in frames].index(program.__file__) if program.__file__ in dict(frames) else None
+    inside = frames[:called] or frames
+    users = [f for f in inside if _ZML not in Path(f[0]).parents or f[0].endswith("_test.py")]
+    above_ops = [f for f in inside if not f[0].startswith((f"{_ZML}/ops/", f"{_ZML}/tensor.py"))]
+    file, line = (users or above_ops or inside)[0]
+    return f"{said}\n  at {file}:{line}: {linecache.getline(file, line).strip()}"

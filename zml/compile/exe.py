@@ -1,0 +1,240 @@
+"""Exe: a compiled program to call. Runner: the same with its leading arguments, the weights, already in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from zml.buffer import Buffer
+from zml.compile.program import Signature, Value
+from zml.errors import BufferError
+from zml.model_tree import is_leaf
+from zml.pjrt.executable import LoadedProgram
+from zml.units import binary_size
+
+
+class Owner(Protocol):
+    """What an Exe must know of its platform, for messages."""
+
+    @property
+    def device_name(self) -> str:
+        """`2 x cpu`."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on each device that a call takes, as the compiler planned them."""
+
+    arguments: int
+    results: int
+    reused: int
+    """The results that take the memory of donated arguments: counted in both of the above."""
+    temporaries: int
+    code: int
+    """0 where the runtime does not say."""
+
+    @property
+    def total(self) -> int:
+        """All of it, each byte once."""
+        return self.arguments + self.results - self.reused + self.temporaries + self.code
+
+    def __str__(self) -> str:
+        parts = {
+            "arguments": self.arguments,
+            "results": self.results,
+            "of them in arguments' memory": self.reused,
+            "temporaries": self.temporaries,
+            "code": self.code,
+            "total": self.total,
+        }
+        return "\n".join(f"{name:<28} {binary_size(size):>10}" for name, size in parts.items())
+
+
+class Exe:
+    """A compiled program of a platform.
+
+    Call it with pytrees of Buffers as it was compiled for; it gives the function's result with Buffers for Tensors. A
+    call returns at once; `Buffer.numpy` and `Buffer.wait` wait for values.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        owner: Owner,
+        signature: Signature,
+        program: LoadedProgram,
+        stablehlo: str,
+        fingerprint: str,
+        mesh: Mesh,
+        *,
+        cached: bool,
+        seconds: float,
+    ) -> None:
+        self.name = name
+        self.signature = signature
+        self.stablehlo = stablehlo
+        """The program before XLA's passes, after those of CompileOptions."""
+        self.fingerprint = fingerprint
+        """The platform and versions that it runs on."""
+        self.mesh = mesh
+        self.cached = cached
+        """Whether it came out of the executable cache."""
+        self.seconds = seconds
+        """What tracing, lowering and compiling, or reading from the cache, took."""
+        self._owner = owner
+        self._program = program
+        self._result_shapes = [result.shape for result in signature.results]
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the program. Raises BufferError for arguments it was not compiled for, and for donated ones."""
+        return self._run(self._arrays(args, self.signature.input_tree, self.signature.inputs))
+
+    def bake(self, *leading: Any) -> Runner:
+        """The program with its first arguments bound: they are checked once, not in every call."""
+        return Runner(self, leading)
+
+    @property
+    def program(self) -> LoadedProgram:
+        """The runtime's own object."""
+        return self._program
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """What a call takes on each device."""
+        stats = self._program.memory_stats()
+        return MemoryPlan(
+            stats.arguments, stats.results, stats.reused, stats.temporaries, stats.code
+        )
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """The compiler's estimates for one device, such as `flops` and `bytes accessed`."""
+        return self._program.cost()
+
+    @property
+    def hlo(self) -> str:
+        """The program as XLA optimized and partitioned it."""
+        return self._program.hlo()
+
+    def serialize(self) -> bytes:
+        """The program for `Platform.deserialize`, on a platform of the same devices and versions."""
+        from zml.compile.serialized import pack
+
+        return pack(self)
+
+    def _arrays(self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]) -> list[jax.Array]:
+        """The arrays of arguments, checked against inputs and the pytree that they are the leaves of."""
+        leaves, tree = jax.tree.flatten(tuple(args))
+        if tree != expected:
+            raise self._wrong_structure(args, expected, inputs)
+        arrays = []
+        for leaf, value in zip(leaves, inputs, strict=True):
+            if type(leaf) is not Buffer:
+                raise BufferError(
+                    f"{self.name}: the argument {value.name} is a {type(leaf).__name__}, expected a Buffer "
+                    f"{value.shape}; put it on the platform: platform.put(value, tags)"
+                )
+            array = leaf._array
+            if array.is_deleted():
+                raise BufferError(
+                    f"{self.name}: the argument {value.name} {leaf.shape} was donated to an earlier call, which reused "
+                    "its memory for a result; use that result, or compile without reuse_buffer"
+                )
+            shape = leaf.shape
+            if shape.dims != value.shape.dims or shape.tags != value.shape.tags or shape.dtype is not value.shape.dtype:
+                raise BufferError(
+                    f"{self.name}: the argument {value.name} is {shape}, but the program was compiled for "
+                    f"{value.shape}; give it that, or compile for the other shape"
+                )
+            if array.sharding is not value.sharding and array.sharding != value.sharding:
+                self._check_place(leaf, value)
+            arrays.append(array)
+        return arrays
+
+    def _run(self, arrays: list[jax.Array]) -> Any:
+        outputs = self._program(arrays)
+        buffers = [Buffer(x, shape) for x, shape in zip(outputs, self._result_shapes, strict=True)]
+        return self.signature.result_tree.unflatten(buffers)
+
+    def _check_place(self, buffer: Buffer, value: Value) -> None:
+        given = buffer._array.sharding
+        if given.is_equivalent_to(value.sharding, len(value.shape.dims)) and (
+            given.memory_kind == value.sharding.memory_kind
+        ):
+            return
+        where = f"{self.name}: the argument {value.name} {buffer.shape} "
+        ours, theirs = value.sharding.device_set, given.device_set
+        if ours != theirs:
+            names = " and ".join(sorted({str(device.client.platform) for device in theirs}))
+            raise BufferError(
+                f"{where}is on {len(theirs)} devices ({names}) of another platform or sharding, but the program "
+                f"runs on {self._owner.device_name}; put it on the platform that compiled the program"
+            )
+        if given.memory_kind != value.sharding.memory_kind:
+            raise BufferError(
+                f"{where}is in {given.memory_kind} memory, but the program was compiled for "
+                f"{value.sharding.memory_kind}; put it there, or declare the argument in_memory({given.memory_kind!r})"
+            )
+        raise BufferError(
+            f"{where}is cut as {getattr(given, 'spec', given)}, but the program was compiled for "
+            f"{value.sharding.spec} over {dict(value.sharding.mesh.shape)}; put it with the partitioning "
+            f"{value.shape}, or compile for the other one"
+        )
+
+    def _wrong_structure(
+        self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]
+    ) -> BufferError:
+        count = len(jax.tree.leaves(tuple(args), is_leaf=is_leaf))
+        if count == len(inputs):
+            tree = jax.tree.structure(tuple(args), is_leaf=is_leaf)
+            return BufferError(
+                f"{self.name}: the arguments have the structure {tree}, but the program was compiled for {expected}"
+            )
+        names = ", ".join(value.name for value in inputs[:6]) + (", ..." if len(inputs) > 6 else "")
+        return BufferError(
+            f"{self.name}: given {len(args)} arguments with {count} buffers, expected {len(inputs)}: {names or 'none'}"
+        )
+
+    def __repr__(self) -> str:
+        source = "from the cache" if self.cached else "compiled"
+        return (
+            f"Exe({self.name}: {len(self.signature.inputs)} inputs, {len(self.signature.results)} results, "
+            f"{source} in {self.seconds:.3f}s)"
+        )
+
+
+class Runner:
+    """An Exe with its leading arguments bound; made by `Exe.bake`."""
+
+    __slots__ = ("_baked", "_inputs", "_tree", "exe")
+
+    def __init__(self, exe: Exe, leading: Sequence[Any]) -> None:
+        children = exe.signature.input_tree.children()
+        if len(leading) > len(children):
+            raise BufferError(
+                f"{exe.name}: {len(leading)} arguments are baked, but it takes {len(children)}"
+            )
+        bound = jax.tree_util.treedef_tuple(children[: len(leading)])
+        inputs, count = exe.signature.inputs, bound.num_leaves
+        for result in exe.signature.results:
+            if result.aliases is not None and result.aliases < count:
+                raise BufferError(
+                    f"{exe.name}: {inputs[result.aliases].name} is donated in every call and cannot be baked; "
+                    "bake the arguments before it alone"
+                )
+        self.exe = exe
+        self._baked = exe._arrays(leading, bound, inputs[:count])
+        self._inputs = inputs[count:]
+        self._tree = jax.tree_util.treedef_tuple(children[len(leading) :])
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the program with the other arguments."""
+        exe = self.exe
+        return exe._run(self._baked + exe._arrays(args, self._tree, self._inputs))
+
+    def __repr__(self) -> str:
+        return f"Runner({self.exe!r}, {len(self._baked)} inputs baked)"

@@ -1,0 +1,119 @@
+"""A PJRT client that belongs to whoever opened it: jax's own table of backends does not know it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jaxlib.version import __version__ as jaxlib_version
+
+from zml.pjrt.distributed import Distributed
+
+# PJRT hands attributes out by name and does not list them: these are what XLA's plugins are known to have.
+_CLIENT_ATTRIBUTES = (
+    "xla_version",
+    "stablehlo_current_version",
+    "stablehlo_minimum_version",
+    "serialize_with_sdy",
+    "supports_cross_host_transfers",
+)
+_DEVICE_ATTRIBUTES = (
+    "coords",
+    "core_on_chip",
+    "num_cores",
+    "slice_index",
+    "partition_index",
+    "compute_capability",
+    "core_count",
+    "device_vendor",
+    "fabric_uuid",
+    "numa_node",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Client:
+    """One private client of jaxlib, and what a program that is compiled by it depends on."""
+
+    target: str
+    raw: Any = field(repr=False)
+    library: Path | None = None
+    """The plugin it came from; None for the client that is part of jaxlib."""
+    xla_flags: Mapping[str, str] = field(default_factory=dict)
+    """XLA debug options that every program has to be compiled with here, such as where ptxas is."""
+    instructions: str | None = None
+    """Names the instruction set of the host, if programs depend on it."""
+    distributed: Distributed | None = field(default=None, repr=False)
+    """The processes that it spans, if it spans several."""
+
+    @cached_property
+    def devices(self) -> tuple[Any, ...]:
+        """All devices (jax.Device), those of other processes included, in the client's order."""
+        return tuple(self.raw.devices())
+
+    @cached_property
+    def local_devices(self) -> tuple[Any, ...]:
+        """The devices that this process can put values on."""
+        return tuple(self.raw.local_devices())
+
+    @property
+    def process(self) -> int:
+        """Which of the processes this is, from 0."""
+        return int(self.raw.process_index())
+
+    @cached_property
+    def version(self) -> str:
+        """What the runtime says of its version, on one line; jaxlib's for the client that is part of it."""
+        if self.library is None:
+            return f"jaxlib {jaxlib_version}"
+        return " ".join(str(self.raw.platform_version).split())
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """What the plugin says of itself, by name: versions of XLA and StableHLO, abilities."""
+        return _attributes(self.raw, _CLIENT_ATTRIBUTES)
+
+    @cached_property
+    def traits(self) -> Mapping[str, str]:
+        """All that a compiled program depends on beside itself, by name: two clients with the same share programs."""
+        kinds = Counter(device.device_kind for device in self.devices)
+        traits = {
+            "target": self.target,
+            "devices": ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items())),
+            "runtime": self.version,
+            "jaxlib": jaxlib_version,
+            "topology": self._topology(),
+        }
+        if self.library is not None:
+            traits["plugin"] = f"{self.library.name}, {self.library.stat().st_size} bytes"
+        if self.instructions is not None:
+            traits["instructions"] = self.instructions
+        if self.distributed is not None:
+            traits["process"] = f"{self.process} of {self.distributed.processes}"
+        return traits
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The traits in one string: the part of a cache's key that stands for the platform."""
+        return "; ".join(f"{name}={value}" for name, value in self.traits.items())
+
+    def _topology(self) -> str:
+        """Stands for the ids, processes and places of the devices, and for what they can do."""
+        places = [
+            (d.id, d.process_index, sorted(map(str, device_attributes(d).items())))
+            for d in self.devices
+        ]
+        return hashlib.sha256(repr(places).encode()).hexdigest()[:16]
+
+
+def device_attributes(device: Any) -> Mapping[str, Any]:
+    """What the runtime says of a jax.Device, by name: coordinates, compute capability, number of cores, ..."""
+    return _attributes(device, _DEVICE_ATTRIBUTES)
+
+
+def _attributes(thing: Any, names: tuple[str, ...]) -> Mapping[str, Any]:
+    found = {name: getattr(thing, name, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None}

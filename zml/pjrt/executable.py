@@ -1,0 +1,137 @@
+"""A program that a PJRT client has compiled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src.core import ShapedArray
+from jaxlib import _jax, xla_client
+
+from zml.pjrt.lowering import Module
+
+type Flag = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """Bytes on each device."""
+
+    arguments: int
+    results: int
+    reused: int
+    """The results that are in the memory of arguments: counted in both."""
+    temporaries: int
+    code: int
+
+
+class LoadedProgram:
+    """A compiled program on its devices: arrays in, arrays out."""
+
+    def __init__(
+        self,
+        loaded: Any,
+        results: Sequence[jax.ShapeDtypeStruct],
+        has_effects: bool = False,
+        kept_alive: Any = None,
+    ) -> None:
+        self._loaded = loaded
+        self._execute = loaded.execute_sharded
+        self._kept_alive = kept_alive
+        self.has_effects = has_effects
+        """Whether it calls Python back, to print."""
+        self._handlers = [
+            xla_client.array_result_handler(ShapedArray(x.shape, x.dtype), x.sharding, committed=True)
+            for x in results
+        ]
+
+    def __call__(self, arrays: list[jax.Array]) -> list[jax.Array]:
+        """Runs it. The arrays must have the shapes and shardings it was compiled for: nothing is checked."""
+        if self.has_effects:
+            results = self._execute(arrays, with_tokens=True)
+            outputs = results.consume_with_handlers(self._handlers)
+            # What a program prints is there when the call returns.
+            results.consume_token().block_until_ready()
+            return outputs
+        return self._execute(arrays).consume_with_handlers(self._handlers)
+
+    @property
+    def raw(self) -> Any:
+        """The jaxlib object, for benchmarks."""
+        return self._loaded
+
+    def memory_stats(self) -> MemoryStats:
+        """What the compiler planned."""
+        stats = self._loaded.get_compiled_memory_stats()
+        return MemoryStats(
+            stats.argument_size_in_bytes,
+            stats.output_size_in_bytes,
+            stats.alias_size_in_bytes,
+            stats.temp_size_in_bytes,
+            stats.generated_code_size_in_bytes,
+        )
+
+    def cost(self) -> dict[str, float]:
+        """What the compiler estimates: `flops`, `bytes accessed`, ..., of one device."""
+        return dict(self._loaded.cost_analysis())
+
+    def hlo(self) -> str:
+        """The program after XLA's own passes."""
+        return "\n".join(module.to_string() for module in self._loaded.hlo_modules())
+
+    def serialize(self) -> bytes:
+        """Machine code for this client's kind of devices and this runtime's version."""
+        blob: bytes = self._loaded.serialize()
+        return blob
+
+
+def compile_module(
+    client: Any,
+    module: Module,
+    devices: Sequence[jax.Device],
+    results: Sequence[jax.ShapeDtypeStruct],
+    *,
+    shardy: bool,
+    flags: Mapping[str, Flag],
+) -> LoadedProgram:
+    """Compiles for these devices, in the order of the program's partitions. Raises jax.errors.JaxRuntimeError."""
+    options = _options(devices, shardy, flags)
+    more = {"host_callbacks": module.callbacks} if module.callbacks else {}
+    loaded = client.compile_and_load(
+        module.ir,
+        executable_devices=xla_client.DeviceList(tuple(devices)),
+        compile_options=options,
+        **more,
+    )
+    return LoadedProgram(loaded, results, module.has_effects, module.kept_alive)
+
+
+def load_program(
+    client: Any,
+    blob: bytes,
+    devices: Sequence[jax.Device],
+    results: Sequence[jax.ShapeDtypeStruct],
+) -> LoadedProgram:
+    """A program back from `LoadedProgram.serialize`. Raises jax.errors.JaxRuntimeError for one of another build."""
+    device_list = xla_client.DeviceList(tuple(devices))
+    options = _options(devices, shardy=True, flags={})
+    return LoadedProgram(client.deserialize_executable(blob, device_list, options), results)
+
+
+def _options(devices: Sequence[jax.Device], shardy: bool, flags: Mapping[str, Flag]) -> Any:
+    options = xla_client.CompileOptions()
+    options.num_replicas = 1
+    options.num_partitions = len(devices)
+    ids = np.array([[device.id for device in devices]])
+    options.device_assignment = xla_client.DeviceAssignment.create(ids)
+    build = options.executable_build_options
+    build.use_spmd_partitioning = True
+    build.use_shardy_partitioner = shardy
+    if flags:
+        options.env_option_overrides = list(flags.items())
+    return options
+
+
+Error = _jax.JaxRuntimeError
+"""What the runtime raises."""
