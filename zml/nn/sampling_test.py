@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from zml.dtypes import DType
 from zml.errors import ShapeError
 from zml.model_tree import leaves
 from zml.nn.sampling import FIELDS, SamplingParameters, TokenCounts, sample
@@ -27,12 +28,13 @@ def _sampler() -> Callable[..., Tensor]:
 
 def _parameters(*rows: Options) -> SamplingParameters:
     """A row for each request, with greedy as the default."""
-    values = {
-        name: np.array([{"temperature": 0.0, **row}.get(name, neutral) for row in rows], kind)
-        for name, (kind, neutral) in FIELDS.items()
-        for kind in [{"f32": np.float32, "i32": np.int32, "u32": np.uint32}[kind]]
+    columns = {
+        name: np.array(
+            [{"temperature": 0.0, **row}.get(name, off) for row in rows], DType.of(kind).numpy
+        )
+        for name, (kind, off) in FIELDS.items()
     }
-    return SamplingParameters(**{name: Tensor(value, ("b",)) for name, value in values.items()})
+    return SamplingParameters(**{name: Tensor(value, ("b",)) for name, value in columns.items()})
 
 
 def _run(
