@@ -50,6 +50,7 @@ class TensorStore:
         """
         sources = [source for leaf in leaves(model) if (source := leaf.source) is not None]
         missing = [source.name for source in sources if source.name not in self.entries]
+        unused = sorted(self.entries.keys() - {source.name for source in sources})
         wrong = [
             f"{source.name} is {list(self.entries[source.name].shape)}, expected {list(source.dims)}"
             for source in sources
@@ -58,11 +59,12 @@ class TensorStore:
         if missing or wrong:
             faults = [f"{first_names(missing)} missing"] if missing else []
             faults += [first_names(wrong)] if wrong else []
+            others = f" It has {first_names(unused)}, which the model does not use." if unused else ""
             raise CheckpointError(
-                f"{self.where}: the weights do not fit config.json: {'; '.join(faults)}. "
-                "Are config.json and the safetensors files of the same model?"
+                f"{self.where}: the checkpoint does not fit the model: {'; '.join(faults)}.{others} Are the model's "
+                "names and sizes (config.json) those of these safetensors files?"
             )
-        return sorted(self.entries.keys() - {source.name for source in sources})
+        return unused
 
 
 def first_names(names: list[str], most: int = 4) -> str:
