@@ -133,7 +133,10 @@ def compile_function(
         raise CompileError(_explain(name, runtime, module, str(error))) from error
     exe = made(compiled, cached=False)
     if cache is not None:
-        cache.put(key, pack(exe))
+        try:
+            cache.put(key, pack(exe))
+        except executable.Error as error:
+            _LOG.debug("%s is not kept: this runtime does not serialize it: %s", name, error)
     return exe
 
 
