@@ -20,7 +20,9 @@ def test_a_slice_has_the_arrays_memory_and_tags() -> None:
 
 
 def test_a_slice_needs_a_tag_for_each_axis() -> None:
-    with pytest.raises(ShapeError, match=r"\[2, 3\] cannot have the tags \['s'\]; give one tag for each axis"):
+    with pytest.raises(
+        ShapeError, match=r"\[2, 3\] cannot have the tags \['s'\]; give one tag for each axis"
+    ):
         Slice(np.zeros((2, 3)), ("s",))
     with pytest.raises(ShapeError, match="'s' comes twice"):
         Slice(np.zeros((2, 3)), ("s", "s"))

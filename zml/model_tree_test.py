@@ -54,8 +54,9 @@ def test_the_leaves_are_named_as_python_writes_them() -> None:
 
 
 def test_static_fields_are_structure() -> None:
-    one, other = jax.tree.structure(Linear(declared(d=4))), jax.tree.structure(
-        Linear(declared(d=4), eps=2.0)
+    one, other = (
+        jax.tree.structure(Linear(declared(d=4))),
+        jax.tree.structure(Linear(declared(d=4), eps=2.0)),
     )
     assert one != other
     traced = []
@@ -112,7 +113,9 @@ def test_a_model_of_buffers_prints_and_flattens_alike() -> None:
     def buffer(x: Tensor) -> Buffer:
         return Buffer(jnp.zeros(x.shape.dims, jnp.float32), x.shape.with_dtype("f32"))
 
-    wide = jax.tree.map(lambda x: x.shape.with_dtype("f32"), net(), is_leaf=lambda x: isinstance(x, Tensor))
+    wide = jax.tree.map(
+        lambda x: x.shape.with_dtype("f32"), net(), is_leaf=lambda x: isinstance(x, Tensor)
+    )
     loaded: Any = jax.tree.map(buffer, net(), is_leaf=lambda x: isinstance(x, Tensor))
     assert str(loaded) == str(wide)
     assert len(jax.tree.leaves(loaded)) == 7

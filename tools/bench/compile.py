@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tools.bench import environment
 from zml.compile import ExecutableCache
 from zml.io import View
 from zml.llm.programs import Deployment, Programs
@@ -49,7 +50,9 @@ def once(options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     """Prints the seconds of a cold and of a cached compilation."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--dtype", default="f32")
     parser.add_argument("--bucket", type=int, default=256)
@@ -63,15 +66,25 @@ def main() -> None:
     report = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("cold", "cached"):
-            command = [sys.executable, "-m", "tools.bench.compile", *sys.argv[1:], f"--cache={folder}/c"]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            command = [
+                sys.executable,
+                "-m",
+                "tools.bench.compile",
+                *sys.argv[1:],
+                f"--cache={folder}/c",
+            ]
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=environment()
+            )
             report[name] = json.loads(done.stdout)
             if report[name]["cached"] != (name == "cached"):
                 raise SystemExit(f"{name}: expected cached={name == 'cached'}, got {report[name]}")
     if options.json:
         print(json.dumps(report))
         return
-    print(f"Llama, {options.layers} layers, {options.dtype}, prefill of {options.bucket} tokens and decode:")
+    print(
+        f"Llama, {options.layers} layers, {options.dtype}, prefill of {options.bucket} tokens and decode:"
+    )
     for name, row in report.items():
         parts = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("seconds", "cached"))
         print(f"  {name:<7} {row['seconds']:7.3f} s  ({parts})")

@@ -72,7 +72,9 @@ def measure(weights: int, rounds: int, devices: int) -> dict[str, float]:
 
 def main() -> None:
     """Prints the medians, zml's distance from the bare call, and its share of a jax.jit call."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--weights", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=2000)
     parser.add_argument("--devices", type=int, default=1)
@@ -89,10 +91,16 @@ def main() -> None:
     if options.json:
         print(json.dumps(report))
         return
-    print(f"{options.weights} baked weights and 3 arguments on {options.devices} cpu device(s), medians:")
+    print(
+        f"{options.weights} baked weights and 3 arguments on {options.devices} cpu device(s), medians:"
+    )
     print(f"  jaxlib's bare execute_sharded  {found['bare']:7.1f} us")
-    print(f"  zml Runner                     {found['zml']:7.1f} us  ({report['over_bare_us']:+} us)")
-    print(f"  jax.jit                        {found['jit']:7.1f} us  (zml is {report['share_of_jit']} of it)")
+    print(
+        f"  zml Runner                     {found['zml']:7.1f} us  ({report['over_bare_us']:+} us)"
+    )
+    print(
+        f"  jax.jit                        {found['jit']:7.1f} us  (zml is {report['share_of_jit']} of it)"
+    )
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from jaxlib.version import __version__ as jaxlib_version
 
 import zml
 from zml import log
+from zml.compile import program
 from zml.compile.cache import ExecutableCache
 from zml.compile.exe import Exe
 from zml.compile.options import CompileOptions
-from zml.compile import program
 from zml.compile.program import Signature, Tracer, Value, function_name, inputs_of
 from zml.compile.serialized import Packed, PackedValue, pack, unpack
 from zml.errors import CompileError, ZmlError
@@ -107,9 +107,19 @@ def compile_function(
 
     def made(loaded: executable.LoadedProgram, cached: bool) -> Exe:
         seconds = time.perf_counter() - began
-        _LOG.info("%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds)
+        _LOG.info(
+            "%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds
+        )
         return Exe(
-            name, runtime, signature, loaded, stablehlo, fingerprint, mesh, cached=cached, seconds=seconds
+            name,
+            runtime,
+            signature,
+            loaded,
+            stablehlo,
+            fingerprint,
+            mesh,
+            cached=cached,
+            seconds=seconds,
         )
 
     cache = runtime.cache if options.use_cache and not module.has_effects else None
@@ -174,7 +184,15 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         raise CompileError(f"the program {packed.name} cannot be loaded: {error}") from error
     seconds = time.perf_counter() - began
     return Exe(
-        packed.name, runtime, signature, loaded, packed.stablehlo, fingerprint, mesh, cached=True, seconds=seconds
+        packed.name,
+        runtime,
+        signature,
+        loaded,
+        packed.stablehlo,
+        fingerprint,
+        mesh,
+        cached=True,
+        seconds=seconds,
     )
 
 
@@ -226,7 +244,9 @@ def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> 
                 with module.ir.context:
                     step(module.ir)
             module.verify()
-        except Exception as error:  # a pass is the user's code: whatever it raises is told with its name
+        except (
+            Exception
+        ) as error:  # a pass is the user's code: whatever it raises is told with its name
             raise CompileError(f"{what} failed: {error}") from error
 
 
@@ -237,7 +257,11 @@ def _explain(name: str, runtime: Runtime, module: lowering.Module, message: str)
     if not frames:
         return said
     # Innermost first. What called for the compilation is of no help; nor are zml's own lines, unless there are no others.
-    called = [frame[0] for frame in frames].index(program.__file__) if program.__file__ in dict(frames) else None
+    called = (
+        [frame[0] for frame in frames].index(program.__file__)
+        if program.__file__ in dict(frames)
+        else None
+    )
     inside = frames[:called] or frames
     users = [f for f in inside if _ZML not in Path(f[0]).parents or f[0].endswith("_test.py")]
     above_ops = [f for f in inside if not f[0].startswith((f"{_ZML}/ops/", f"{_ZML}/tensor.py"))]

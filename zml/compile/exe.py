@@ -127,7 +127,9 @@ class Exe:
 
         return pack(self)
 
-    def _arrays(self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]) -> list[jax.Array]:
+    def _arrays(
+        self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]
+    ) -> list[jax.Array]:
         """The arrays of arguments, checked against inputs and the pytree that they are the leaves of."""
         leaves, tree = jax.tree.flatten(tuple(args))
         if tree != expected:

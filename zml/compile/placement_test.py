@@ -78,7 +78,10 @@ def test_they_agree(devices: int) -> None:
 
         for partitioner in Partitioner:
             exe = platform(devices).compile(
-                program, given, shardings=[sharding], options=CompileOptions(partitioner=partitioner)
+                program,
+                given,
+                shardings=[sharding],
+                options=CompileOptions(partitioner=partitioner),
             )
             kept, cut, summed = exe(x)
             check(kept, 2 * host, sharding)

@@ -35,9 +35,7 @@ class Value:
     @property
     def struct(self) -> jax.ShapeDtypeStruct:
         """The same for JAX."""
-        return jax.ShapeDtypeStruct(
-            self.shape.dims, self.shape.dtype.numpy, sharding=self.sharding
-        )
+        return jax.ShapeDtypeStruct(self.shape.dims, self.shape.dtype.numpy, sharding=self.sharding)
 
     @property
     def shard_bytes(self) -> int:
@@ -61,7 +59,9 @@ class Signature:
 
         def share(value: Value) -> Value:
             shape = known.setdefault(value.shape, value.shape)
-            return replace(value, shape=shape, sharding=known.setdefault(value.sharding, value.sharding))
+            return replace(
+                value, shape=shape, sharding=known.setdefault(value.sharding, value.sharding)
+            )
 
         inputs, results = tuple(map(share, self.inputs)), tuple(map(share, self.results))
         return Signature(inputs, self.input_tree, results, self.result_tree)

@@ -181,7 +181,9 @@ def _threefry(key: jax.Array, counter: jax.Array, draw: jax.Array) -> tuple[jax.
             by = lax.index_in_dim(rotations, turn, keepdims=False)
             by = lax.broadcast(by, left.shape)
             back = lax.sub(np.uint32(32), by)
-            rotated = lax.bitwise_or(lax.shift_left(right, by), lax.shift_right_logical(right, back))
+            rotated = lax.bitwise_or(
+                lax.shift_left(right, by), lax.shift_right_logical(right, back)
+            )
             right = lax.bitwise_xor(rotated, left)
         number = lax.convert_element_type(group, np.uint32)
         left = lax.add(left, keys[1])
