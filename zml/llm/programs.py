@@ -152,7 +152,7 @@ class Programs:
             deployment = self._deployment
             scalar = Tensor.declare({}, "i32")
             function: Callable[..., Any] = decode if bucket is None else prefill
-            inputs = (scalar, scalar)
+            inputs: tuple[Tensor, ...] = (scalar, scalar)
             if bucket is not None:
                 inputs = (Tensor.declare({"s": bucket}, "i32"), *inputs)
             self._compiled[name] = deployment.platform.compile(
