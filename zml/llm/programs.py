@@ -10,7 +10,7 @@ from zml.dtypes import DType
 from zml.errors import UsageError
 from zml.io import View
 from zml.models import Architecture, Config, Decoder
-from zml.models.decoder import MODEL_AXIS
+from zml.models.decoder_config import MODEL_AXIS
 from zml.nn import SamplingParameters, TokenCounts, sample
 from zml.platform import Platform
 from zml.sharding import HIGH_BANDWIDTH, LogicalMesh, Sharding, Strategy
