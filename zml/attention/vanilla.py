@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zml.attention.base import Availability, Call, Metadata, Parameters, Platform
-from zml.ops import cond, iota
+from zml.ops import cond, iota, optimization_barrier
 from zml.shape import Shape
 from zml.tensor import Tensor
 
@@ -84,9 +84,13 @@ def _without_hidden(mixed: Tensor, weights: Tensor, v: Tensor, visible: Tensor) 
     """
 
     def cleared() -> Tensor:
-        finite = v.is_finite()
-        clean = weights.dot(finite.select(v, 0.0), "k")
-        seen = visible.convert(v.dtype).dot((~finite).convert(v.dtype), "k", dtype="f32")
+        clean = weights.dot(v.is_finite().select(v, 0.0), "k")
+        # One after the other, so that there is one copy of v at a time.
+        after, clean = optimization_barrier((v, clean))
+        strange = (~after.is_finite()).convert(v.dtype)
+        # By head, as the product above: v stays as it lies in memory.
+        heads = visible.broadcast({"h": v.dim("h"), **dict(visible.shape.items())})
+        seen = heads.convert(v.dtype).dot(strange, "k")
         return seen.gt(0.0).broadcast(mixed.shape).select(mixed, clean)
 
     return cond(mixed.is_nan().any(), cleared, lambda: mixed)

@@ -15,6 +15,7 @@ from jaxlib.version import __version__ as jaxlib_version
 
 import zml
 from zml import log
+from zml.compile import program
 from zml.compile.cache import ExecutableCache
 from zml.compile.exe import Exe
 from zml.compile.options import CompileOptions
@@ -26,7 +27,7 @@ from zml.pjrt.client import Client
 from zml.sharding import Partitioner, Sharding, check_together
 
 _LOG = log.get("compile")
-_HERE = Path(zml.__file__).parent
+_ZML = Path(zml.__file__).parent
 
 
 class Runtime(Protocol):
@@ -79,7 +80,7 @@ def compile_function(
     shardy = options.partitioner is Partitioner.SHARDY
     try:
         jaxpr = lowering.trace(tracer, [value.struct for value in inputs])
-        signature = tracer.signature
+        signature = tracer.signature.shared()
         results = [value.struct for value in signature.results]
         module = lowering.lower(
             _identifier(name),
@@ -104,11 +105,21 @@ def compile_function(
     mesh = among[0].mesh
     fingerprint = f"{runtime.client.fingerprint} jax {jax.__version__} jaxlib {jaxlib_version}"
 
-    def made(program: executable.LoadedProgram, cached: bool) -> Exe:
+    def made(loaded: executable.LoadedProgram, cached: bool) -> Exe:
         seconds = time.perf_counter() - began
-        _LOG.info("%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds)
+        _LOG.info(
+            "%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds
+        )
         return Exe(
-            name, runtime, signature, program, stablehlo, fingerprint, mesh, cached=cached, seconds=seconds
+            name,
+            runtime,
+            signature,
+            loaded,
+            stablehlo,
+            fingerprint,
+            mesh,
+            cached=cached,
+            seconds=seconds,
         )
 
     cache = runtime.cache if options.use_cache and not module.has_effects else None
@@ -116,11 +127,11 @@ def compile_function(
     if cache is not None:
         key = _key(stablehlo, fingerprint, repr(options.partitioner), repr(sorted(flags.items())),
                    repr([d.id for d in mesh.devices.flat]))  # fmt: skip
-        program = _cached(cache, key, runtime, mesh, results)
-        if program is not None:
-            return made(program, cached=True)
+        found = _cached(cache, key, runtime, mesh, results)
+        if found is not None:
+            return made(found, cached=True)
     try:
-        program = executable.compile_module(
+        compiled = executable.compile_module(
             runtime.client.raw,
             module,
             list(mesh.devices.flat),
@@ -130,9 +141,12 @@ def compile_function(
         )
     except (executable.Error, ValueError) as error:
         raise CompileError(_explain(name, runtime, module, str(error))) from error
-    exe = made(program, cached=False)
+    exe = made(compiled, cached=False)
     if cache is not None:
-        cache.put(key, pack(exe))
+        try:
+            cache.put(key, pack(exe))
+        except executable.Error as error:
+            _LOG.debug("%s is not kept: this runtime does not serialize it: %s", name, error)
     return exe
 
 
@@ -160,7 +174,7 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         packed.result_tree,
     )
     try:
-        program = executable.load_program(
+        loaded = executable.load_program(
             runtime.client.raw,
             packed.code,
             list(mesh.devices.flat),
@@ -170,7 +184,15 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         raise CompileError(f"the program {packed.name} cannot be loaded: {error}") from error
     seconds = time.perf_counter() - began
     return Exe(
-        packed.name, runtime, signature, program, packed.stablehlo, fingerprint, mesh, cached=True, seconds=seconds
+        packed.name,
+        runtime,
+        signature,
+        loaded,
+        packed.stablehlo,
+        fingerprint,
+        mesh,
+        cached=True,
+        seconds=seconds,
     )
 
 
@@ -222,7 +244,9 @@ def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> 
                 with module.ir.context:
                     step(module.ir)
             module.verify()
-        except Exception as error:  # a pass is the user's code: whatever it raises is told with its name
+        except (
+            Exception
+        ) as error:  # a pass is the user's code: whatever it raises is told with its name
             raise CompileError(f"{what} failed: {error}") from error
 
 
@@ -232,6 +256,14 @@ def _explain(name: str, runtime: Runtime, module: lowering.Module, message: str)
     said = f"compiling {name} for {runtime.device_name}: {message}"
     if not frames:
         return said
-    # zml's own frames are of no help, unless there are no others.
-    file, line = next((f for f in frames if _HERE not in Path(f[0]).parents), frames[0])
+    # Innermost first. What called for the compilation is of no help; nor are zml's own lines, unless there are no others.
+    called = (
+        [frame[0] for frame in frames].index(program.__file__)
+        if program.__file__ in dict(frames)
+        else None
+    )
+    inside = frames[:called] or frames
+    users = [f for f in inside if _ZML not in Path(f[0]).parents or f[0].endswith("_test.py")]
+    above_ops = [f for f in inside if not f[0].startswith((f"{_ZML}/ops/", f"{_ZML}/tensor.py"))]
+    file, line = (users or above_ops or inside)[0]
     return f"{said}\n  at {file}:{line}: {linecache.getline(file, line).strip()}"

@@ -75,7 +75,7 @@ class Exe:
         seconds: float,
     ) -> None:
         self.name = name
-        self.signature = signature
+        self.signature = signature = signature.shared()
         self.stablehlo = stablehlo
         """The program before XLA's passes, after those of CompileOptions."""
         self.fingerprint = fingerprint
@@ -88,6 +88,7 @@ class Exe:
         self._owner = owner
         self._program = program
         self._result_shapes = [result.shape for result in signature.results]
+        self._unflatten = signature.result_tree.unflatten
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program. Raises BufferError for arguments it was not compiled for, and for donated ones."""
@@ -126,7 +127,9 @@ class Exe:
 
         return pack(self)
 
-    def _arrays(self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]) -> list[jax.Array]:
+    def _arrays(
+        self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]
+    ) -> list[jax.Array]:
         """The arrays of arguments, checked against inputs and the pytree that they are the leaves of."""
         leaves, tree = jax.tree.flatten(tuple(args))
         if tree != expected:
@@ -144,21 +147,23 @@ class Exe:
                     f"{self.name}: the argument {value.name} {leaf.shape} was donated to an earlier call, which reused "
                     "its memory for a result; use that result, or compile without reuse_buffer"
                 )
-            if array.sharding is not value.sharding and array.sharding != value.sharding:
-                self._check_place(leaf, value)
             shape = leaf.shape
-            if shape.dims != value.shape.dims or shape.tags != value.shape.tags or shape.dtype is not value.shape.dtype:
+            # A result that goes round has the very shape and sharding of the input: see Signature.shared.
+            if shape is not value.shape and (
+                not shape.matches(value.shape) or shape.dtype is not value.shape.dtype
+            ):
                 raise BufferError(
                     f"{self.name}: the argument {value.name} is {shape}, but the program was compiled for "
                     f"{value.shape}; give it that, or compile for the other shape"
                 )
+            if array.sharding is not value.sharding and array.sharding != value.sharding:
+                self._check_place(leaf, value)
             arrays.append(array)
         return arrays
 
     def _run(self, arrays: list[jax.Array]) -> Any:
         outputs = self._program(arrays)
-        buffers = [Buffer(x, shape) for x, shape in zip(outputs, self._result_shapes, strict=True)]
-        return self.signature.result_tree.unflatten(buffers)
+        return self._unflatten(map(Buffer, outputs, self._result_shapes))
 
     def _check_place(self, buffer: Buffer, value: Value) -> None:
         given = buffer._array.sharding

@@ -34,7 +34,13 @@ class Placer(Protocol):
     """Where buffers go: a Platform."""
 
     def put(
-        self, value: Any, shape: Any, *, sharding: Any = None, memory: Any = None, zero_copy: bool = False
+        self,
+        value: Any,
+        shape: Any,
+        *,
+        sharding: Any = None,
+        memory: Any = None,
+        zero_copy: bool = False,
     ) -> Buffer:
         """Host data on the devices, cut as its shape says."""
 
@@ -54,9 +60,11 @@ def load[M](
     unused = [name for name in store.check(model) if not name.endswith("rotary_emb.inv_freq")]
     if unused:
         logger.warning(
-            "%d tensors of the checkpoint are not used by the model: %s", len(unused), first_names(unused)
+            "%d tensors of the checkpoint are not used by the model: %s",
+            len(unused),
+            first_names(unused),
         )
-    for (path, tensor) in named_leaves(model):
+    for path, tensor in named_leaves(model):
         _check(path, tensor, store)
 
     def one(tensor: Tensor) -> Buffer:

@@ -59,7 +59,9 @@ class TensorStore:
         if missing or wrong:
             faults = [f"{first_names(missing)} missing"] if missing else []
             faults += [first_names(wrong)] if wrong else []
-            others = f" It has {first_names(unused)}, which the model does not use." if unused else ""
+            others = (
+                f" It has {first_names(unused)}, which the model does not use." if unused else ""
+            )
             raise CheckpointError(
                 f"{self.where}: the checkpoint does not fit the model: {'; '.join(faults)}.{others} Are the model's "
                 "names and sizes (config.json) those of these safetensors files?"
@@ -97,5 +99,7 @@ def _read_index(folder: Path, index: Path) -> dict[str, Entry]:
         headers[name] = read_header(folder / name)
     absent = sorted(name for name, file in weight_map.items() if name not in headers[file])
     if absent:
-        raise CheckpointError(f"{index}: {first_names(absent)}: not in the file that the index names")
+        raise CheckpointError(
+            f"{index}: {first_names(absent)}: not in the file that the index names"
+        )
     return {name: headers[file][name] for name, file in weight_map.items()}

@@ -14,7 +14,6 @@ from zml.io.safetensors import Entry
 from zml.shape import AxisPartition, Shape
 from zml.tensor import Tensor
 
-
 STORED = {
     "BOOL": DType.BOOL, "I8": DType.I8, "I16": DType.I16, "I32": DType.I32, "I64": DType.I64, "U8": DType.U8,
     "U16": DType.U16, "U32": DType.U32, "U64": DType.U64, "F16": DType.F16, "BF16": DType.BF16, "F32": DType.F32,
@@ -80,7 +79,10 @@ class View:
             dtype = STORED.get(entry.dtype, dtype)
         # A tensor that is missing is declared all the same, so that all that are missing can be named together.
         shape = Shape(dims, dtype or DType.F32, partitions)
-        once = [dim // repeat.times if repeat and tag == repeat.tag else dim for tag, dim in shape.items()]
+        once = [
+            dim // repeat.times if repeat and tag == repeat.tag else dim
+            for tag, dim in shape.items()
+        ]
         stored = tuple(once if stored is None else stored)
         if math.prod(stored) != math.prod(once):
             raise ShapeError(

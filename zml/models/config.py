@@ -48,7 +48,11 @@ class ConfigReader:
         """layer_types: full_attention or sliding_attention for each layer."""
         value = self._get("layer_types", default)
         known = ("full_attention", "sliding_attention")
-        if not isinstance(value, list) or len(value) != layers or any(x not in known for x in value):
+        if (
+            not isinstance(value, list)
+            or len(value) != layers
+            or any(x not in known for x in value)
+        ):
             raise self._wrong("layer_types", value, f"a list of {layers} of {' and '.join(known)}")
         return value
 

@@ -258,7 +258,9 @@ class Decoder:
     logit_softcap: float | None = static(default=None)
 
     @staticmethod
-    def init(view: View, config: Config, shards: int = 1, layer: Any = PreNormLayer, **norm: Any) -> Decoder:
+    def init(
+        view: View, config: Config, shards: int = 1, layer: Any = PreNormLayer, **norm: Any
+    ) -> Decoder:
         """Declares a model by its Hugging Face names. `shards`: how often the logical axis `model` cuts."""
         inner = view.prefix("model")
         voc, d = config.vocab_size, config.hidden_size

@@ -50,7 +50,8 @@ def read_config(config: Mapping[str, Any]) -> Config:
         activation=read_activation(read, "hidden_activation", "gelu_pytorch_tanh"),
         tied_embeddings=read.boolean("tie_word_embeddings", True),
         attending=tuple(
-            Attending(ropes[kind], window if kind == "sliding_attention" else None) for kind in types
+            Attending(ropes[kind], window if kind == "sliding_attention" else None)
+            for kind in types
         ),
         qkv_bias=bias,
         o_bias=bias,

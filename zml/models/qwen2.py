@@ -37,7 +37,10 @@ def read_attending(
         window = None
     types = read.layer_types(
         layers,
-        ["sliding_attention" if window and i >= lowest else "full_attention" for i in range(layers)],
+        [
+            "sliding_attention" if window and i >= lowest else "full_attention"
+            for i in range(layers)
+        ],
     )
     rope = Rope.from_config(config, head_dim)
     return tuple(Attending(rope, window if kind == "sliding_attention" else None) for kind in types)

@@ -61,7 +61,11 @@ def reuse_buffer(x: Tensor, argument: Tensor, /) -> Tensor:
         )
     if x.dtype != argument.dtype or not x.shape.matches(argument.shape):
         raise _args.error(
-            "reuse_buffer", "a result fits only in a buffer of its shape", x, argument, mend="make them equal"
+            "reuse_buffer",
+            "a result fits only in a buffer of its shape",
+            x,
+            argument,
+            mend="make them equal",
         )
     scope.reused[id(x.value)] = number
     scope.kept.append(x.value)
@@ -98,7 +102,9 @@ def constrained(x: Tensor) -> Tensor:
     if scope is None or all(cut is OPEN for cut in x.shape.partitions):
         return x
     sharding = scope.constrain(x.shape)
-    return x if sharding is None else x.with_value(jax.lax.with_sharding_constraint(x.value, sharding))
+    return (
+        x if sharding is None else x.with_value(jax.lax.with_sharding_constraint(x.value, sharding))
+    )
 
 
 def call[**P, R](f: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -112,6 +118,11 @@ def call[**P, R](f: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return f(*args, **kwargs)
     # The jit is made anew for each program: what it has traced is cut by this program's shardings.
     if f not in scope.functions:
-        scope.functions[f] = jax.jit(lambda a, k: f(*a, **k))
+
+        def function(args: Any, kwargs: Any) -> R:
+            return f(*args, **kwargs)
+
+        function.__name__ = getattr(f, "__qualname__", "function").replace("<", "").replace(">", "")
+        scope.functions[f] = jax.jit(function)
     result: R = scope.functions[f](args, kwargs)
     return result

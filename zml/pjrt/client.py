@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jaxlib
+from jaxlib.version import __version__ as jaxlib_version
 
 from zml.pjrt.distributed import Distributed
 
@@ -68,7 +68,7 @@ class Client:
     def version(self) -> str:
         """What the runtime says of its version, on one line; jaxlib's for the client that is part of it."""
         if self.library is None:
-            return f"jaxlib {jaxlib.__version__}"
+            return f"jaxlib {jaxlib_version}"
         return " ".join(str(self.raw.platform_version).split())
 
     @cached_property
@@ -84,7 +84,7 @@ class Client:
             "target": self.target,
             "devices": ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items())),
             "runtime": self.version,
-            "jaxlib": jaxlib.__version__,
+            "jaxlib": jaxlib_version,
             "topology": self._topology(),
         }
         if self.library is not None:

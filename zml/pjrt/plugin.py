@@ -1,6 +1,5 @@
 """Loads a PJRT plugin from a sandbox and makes a private client of it."""
 
-import ctypes
 import threading
 import zlib
 from collections.abc import Mapping
@@ -45,7 +44,7 @@ def open_client(
     host.set_missing(_environment(sandbox, host))
     name = _load(sandbox)
     chosen = dict(options)
-    if joined is not None:
+    if joined is not None and target in ("cuda", "rocm"):
         chosen |= {"node_id": joined.process, "num_nodes": joined.processes}
     try:
         raw = xla_client.make_c_api_client(name, chosen, None if joined is None else joined.runtime)
@@ -74,7 +73,7 @@ def _environment(sandbox: Sandbox, host: Host) -> dict[str, str]:
             rocm = host.root / "opt/rocm"
             return {"ROCM_PATH": str(rocm)} if rocm.is_dir() else {}
         case "tpu":
-            needed = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_LIBRARY_PATH": str(sandbox.library)}
+            needed = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
             # Elsewhere libtpu would ask Google Cloud's metadata server, for minutes.
             return needed if probe.on_google_cloud(host) else needed | {"TPU_SKIP_MDS_QUERY": "1"}
     return {}
@@ -82,12 +81,11 @@ def _environment(sandbox: Sandbox, host: Host) -> dict[str, str]:
 
 def _load(sandbox: Sandbox) -> str:
     """Loads the plugin unless it is; returns the name by which jaxlib knows it, which is that of one file."""
-    path = str(sandbox.library.resolve())
+    # Links are not followed: in runfiles the plugin's libraries are beside the link, not beside the file.
+    path = str(sandbox.library.absolute())
     name = f"zml_{sandbox.target}_{zlib.crc32(path.encode()):08x}"
     with _loading:
         if not xla_client.pjrt_plugin_loaded(name):
-            for needed in sandbox.preload:
-                _preload(sandbox, str(needed))
             try:
                 xla_client.load_pjrt_plugin_dynamically(name, path)
             except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
@@ -98,13 +96,6 @@ def _load(sandbox: Sandbox) -> str:
             except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
                 raise _unloadable(sandbox, _said(error)) from error
     return name
-
-
-def _preload(sandbox: Sandbox, library: str) -> None:
-    try:
-        ctypes.CDLL(library)
-    except OSError as error:
-        raise _unloadable(sandbox, str(error)) from error
 
 
 def _unloadable(sandbox: Sandbox, said: str) -> UnsupportedError:

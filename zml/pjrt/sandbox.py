@@ -23,8 +23,6 @@ class Sandbox:
     """The PJRT plugin."""
     source: str
     """How it was found."""
-    preload: tuple[Path, ...] = ()
-    """Libraries to load before the plugin, which does not find them itself: those of installed wheels."""
 
     @property
     def complete(self) -> bool:
@@ -82,29 +80,14 @@ def _runfiles(host: Host) -> Iterator[Sandbox]:
 
 
 def _wheels(host: Host) -> Iterator[Sandbox]:
-    """The layouts of jax-cuda13-pjrt with NVIDIA's CUDA 13 wheels, of jax-rocm7-pjrt and of libtpu."""
+    """The layouts of jax-cuda13-pjrt with NVIDIA's CUDA 13 wheels beside it, of jax-rocm7-pjrt and of libtpu."""
     for site in host.site:
         cuda = site / "jax_plugins/xla_cuda13/xla_cuda_plugin.so"
         if cuda.is_file():
-            libraries = tuple(p for name in _CUDA_WHEELS if (p := site / "nvidia" / name).is_file())
-            yield Sandbox("cuda", site / "nvidia/cu13", cuda, "installed wheel", libraries)
+            yield Sandbox("cuda", site / "nvidia/cu13", cuda, "installed wheel")
         rocm = site / "jax_plugins/xla_rocm7/xla_rocm_plugin.so"
         if rocm.is_file():
             yield Sandbox("rocm", rocm.parent, rocm, "installed wheel")
         tpu = site / "libtpu/libtpu.so"
         if tpu.is_file():
             yield Sandbox("tpu", tpu.parent, tpu, "installed wheel")
-
-
-# What the plugin opens by name, in an order in which each finds what it needs already loaded.
-_CUDA_WHEELS = (
-    "cu13/lib/libcudart.so.13",
-    "cu13/lib/libnvrtc.so.13",
-    "cu13/lib/libnvJitLink.so.13",
-    "cu13/lib/libcublasLt.so.13",
-    "cu13/lib/libcublas.so.13",
-    "nccl/lib/libnccl.so.2",
-    "cu13/lib/libcupti.so.13",
-    "cu13/lib/libcufft.so.12",
-    "cudnn/lib/libcudnn.so.9",
-)

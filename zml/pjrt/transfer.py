@@ -19,8 +19,8 @@ def put(
     semantics = _jax.HostBufferSemantics
     how = semantics.ZERO_COPY if zero_copy else semantics.IMMUTABLE_ONLY_DURING_CALL
     places = sharding.addressable_devices_indices_map(host.shape)
-    # The dots make a part of a scalar an array too, and not a number.
-    parts = [host[(*(index or ()), ...)] for index in places.values()]
+    dots: tuple[Any, ...] = (...,)  # they make a part of a scalar an array too, and not a number
+    parts = [host[(index or ()) + dots] for index in places.values()]
     # Given one host address for some of the devices, copying, jaxlib raises "bad_function_call".
     if sharding.is_fully_replicated or len({part.ctypes.data for part in parts}) == len(parts):
         return _put(host, sharding, parts, list(places), how)

@@ -1,5 +1,7 @@
 """From a target and options to a client, and from a client to its mesh."""
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 from zml import log
@@ -20,11 +22,20 @@ from zml.sharding import PhysicalMesh, find_physical_mesh
 _LOG = log.get("platform")
 
 
-def open_client(target: Target, options: PlatformOptions, host: Host) -> Client:
-    """The client of a target. Raises UsageError or UnsupportedError."""
+type _Join = Callable[[], Distributed | None]
+
+
+def open_client(
+    target: Target, options: PlatformOptions, host: Host, join: _Join | None = None
+) -> Client:
+    """The client of a target. Raises UsageError or UnsupportedError.
+
+    `join` meets the other processes; given by who tries several targets, as they are met once.
+    """
     options.check(target)
+    join = join or partial(_join, options.distributed)
     if target is Target.CPU:
-        return _open_cpu(options, host)
+        return _open_cpu(options, host, join)
     runtime = sandbox.find(host).get(target)
     if runtime is None:
         raise UnsupportedError(
@@ -36,18 +47,20 @@ def open_client(target: Target, options: PlatformOptions, host: Host) -> Client:
         raise UnsupportedError(
             f"platform {target.value!r}: {looked.problem}; run on a machine that has one, or take another platform"
         )
-    return _open_plugin(target, runtime, options, host)
+    return _open_plugin(target, runtime, options, host, join)
 
 
 def first(options: PlatformOptions, host: Host) -> tuple[Client, list[Candidate]]:
     """The client of the first candidate that opens, and those before it with their problems."""
     passed: list[Candidate] = []
+    join = cache(partial(_join, options.distributed))
     for candidate in candidates(host):
         problem = candidate.problem
         if not problem:
             try:
-                client = open_client(candidate.target, options.of_target(candidate.target), host)
-                _LOG.info("%s", chosen(candidate.target, passed))
+                chosen = options.of_target(candidate.target)
+                client = open_client(candidate.target, chosen, host, join)
+                _LOG.info("%s", _report(candidate.target, passed))
                 return client, passed
             except UnsupportedError as error:
                 if candidate.target is Target.CPU:
@@ -57,7 +70,7 @@ def first(options: PlatformOptions, host: Host) -> tuple[Client, list[Candidate]
     raise AssertionError("the CPU is a candidate everywhere")
 
 
-def chosen(target: Target, passed: list[Candidate]) -> str:
+def _report(target: Target, passed: list[Candidate]) -> str:
     """The log line: what was taken, and why not those before it."""
     reasons = "; ".join(map(str, passed))
     return f"Platform {target.value}" + (f"; passed over {reasons}" if reasons else "")
@@ -72,12 +85,11 @@ def mesh_of(client: Client) -> tuple[PhysicalMesh, tuple[Device, ...]]:
     return mesh, tuple(by_id[leaf.id] for leaf in mesh.devices)
 
 
-def _open_cpu(options: PlatformOptions, host: Host) -> Client:
+def _open_cpu(options: PlatformOptions, host: Host, join: _Join) -> Client:
     chosen = options.cpu or CpuOptions()
     if not chosen.plugin:
-        joined = _join(options.distributed)
         hostname = options.distributed.hostname if options.distributed else None
-        return cpu.open_client(chosen.device_count, joined, hostname)
+        return cpu.open_client(chosen.device_count, join(), hostname)
     runtime = sandbox.find(host).get("cpu_plugin")
     if runtime is None:
         raise UnsupportedError(
@@ -92,11 +104,13 @@ def _open_cpu(options: PlatformOptions, host: Host) -> Client:
     return plugin.open_client(runtime, {"cpu_device_count": chosen.device_count}, host)
 
 
-def _open_plugin(target: Target, runtime: Sandbox, options: PlatformOptions, host: Host) -> Client:
+def _open_plugin(
+    target: Target, runtime: Sandbox, options: PlatformOptions, host: Host, join: _Join
+) -> Client:
     chosen: dict[str, Any] = {}
     if target in (Target.CUDA, Target.ROCM):
         chosen = (options.gpu or GpuOptions()).client_options(target)
-    return plugin.open_client(runtime, chosen, host, _join(options.distributed))
+    return plugin.open_client(runtime, chosen, host, join())
 
 
 def _join(options: DistributedOptions | None) -> Distributed | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
@@ -104,7 +104,7 @@ class Platform:
         """The devices of this process."""
         return tuple(device for device in self.devices if device.local)
 
-    @property
+    @cached_property
     def memories(self) -> tuple[str, ...]:
         """The kinds of memory that every device of this process has, the default one first."""
         first, *others = self.local_devices
@@ -156,7 +156,7 @@ class Platform:
         """The registered shardings, in the order of registration."""
         return tuple(self._shardings.values())
 
-    @property
+    @cached_property
     def replicated(self) -> Sharding:
         """A whole copy on every device: for shapes that are closed on no logical axis."""
         whole = LogicalMesh(replica=LOW_BANDWIDTH)
@@ -177,10 +177,13 @@ class Platform:
             )
         return select(self.shardings or (self.replicated,), shape)
 
+    @cached_property
+    def _handles(self) -> frozenset[Any]:
+        return frozenset(device.handle for device in self.devices)
+
     def check_sharding(self, sharding: Sharding) -> None:
         """Raises ShardingError unless all devices of the sharding are this platform's."""
-        handles = {device.handle for device in self.devices}
-        foreign = [d for d in sharding.physical.devices if d.handle not in handles]
+        foreign = [d for d in sharding.physical.devices if d.handle not in self._handles]
         if foreign:
             count = len(sharding.physical.devices)
             raise ShardingError(
@@ -191,8 +194,8 @@ class Platform:
 
     def check_buffer(self, buffer: Buffer) -> None:
         """Raises BufferError if the buffer was donated or is, in part, on devices of another platform."""
-        where = buffer.array.sharding.device_set
-        if not where <= {device.handle for device in self.devices}:
+        where: set[Any] = buffer.array.sharding.device_set
+        if not where <= self._handles:
             kinds = sorted({device.device_kind for device in where})
             raise BufferError(
                 f"{buffer} is on {len(where)} x {', '.join(kinds)} of another platform than {self!r}; put it here: "
@@ -247,10 +250,8 @@ class Platform:
         Each is placed as `put` places a value; the large ones are made on the devices, without a copy on the host.
         """
         found, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=is_leaf)
-        wanted = []
-        for path, leaf in found:
-            shape, kind = placement.declared(path_name(path), leaf)
-            wanted.append((shape, self._where(shape, sharding, memory or kind)))
+        declared = [placement.declared(path_name(path), leaf) for path, leaf in found]
+        wanted = [(x, self._where(x, sharding, memory or kind)) for x, kind in declared]
         flags = dict(self.client.xla_flags)
         return jax.tree.unflatten(tree, placement.zeros(wanted, self.memories[0], flags))
 
@@ -282,20 +283,17 @@ class Platform:
 
         return deserialize(self, blob)
 
-    # The end
-
     def close(self) -> None:
-        """Leaves the other processes, after waiting for them. One process alone has nothing to do."""
+        """Leaves the other processes, after waiting for them. One process alone has nothing to do.
+
+        A process that ends without it ends the others too, as one that failed must: they would wait for it for ever.
+        """
         if self.client.distributed is not None:
             self.client.distributed.leave()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            self.close()
