@@ -215,10 +215,9 @@ class Platform:
     ) -> Buffer:
         """Host data on the devices, each part where the shape's partitioning says: `put(tokens, ("s",))`.
 
-        `value` is a Slice, a Tensor with a value, an array, a list or a number. All but the first two and a number need
-        their tags or their Shape.
-        Python numbers become bool, i32, f32 or c64, or what the Shape says. With several processes each gives the same
-        whole value. `memory` is one of `platform.memories`.
+        `value` is a Slice, a Tensor with a value, an array, a list or a number. Arrays and lists need their tags or
+        their Shape. Python numbers become bool, i32, f32 or c64, or what the Shape says. With several processes each
+        gives the same whole value. `memory` is one of `platform.memories`.
 
         The value is copied. With `zero_copy` it need not be: on the CPU a contiguous array at an address divisible by
         64 then is the buffer's memory, so it must not change for as long as the buffer lives.
