@@ -19,6 +19,7 @@ FIELDS = {
 """Element type of each field of SamplingParameters, and the value with which it does nothing."""
 
 _TINY = 2.0**-126
+"""The least normal float: some devices take those below it for 0."""
 _INF = float("inf")
 _INF_KEY = 0x7F800000
 """The bits of infinity, the greatest distance."""
