@@ -17,7 +17,9 @@ from zml.sharding import HIGH_BANDWIDTH, LogicalMesh
 from zml.tensor import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
-VARIANTS = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in GOLDEN.glob("*/*/golden.npz"))
+VARIANTS = sorted(
+    f"{path.parent.parent.name}/{path.parent.name}" for path in GOLDEN.glob("*/*/golden.npz")
+)
 
 
 @cache
@@ -33,7 +35,10 @@ def golden(variant: str) -> dict[str, Any]:
 
 
 def test_there_are_the_variants_that_the_readme_promises() -> None:
-    count = {name: sum(v.startswith(name + "/") for v in VARIANTS) for name in sorted({v.split("/")[0] for v in VARIANTS})}
+    count = {
+        name: sum(v.startswith(name + "/") for v in VARIANTS)
+        for name in sorted({v.split("/")[0] for v in VARIANTS})
+    }
     assert count == {"gemma3": 6, "llama": 13, "mistral": 6, "qwen2": 6, "qwen3": 6}
 
 
@@ -79,7 +84,9 @@ def test_bfloat16_stays_near_float32() -> None:
     arch = architecture(config["model_type"])
     store = TensorStore.open(folder)
     model = arch.init(store.view("bf16"), arch.read_config(config))
-    exe = one.compile(Decoder.forward, model, Tensor.declare({"s": len(expected["prompt_ids"])}, "i32"))
+    exe = one.compile(
+        Decoder.forward, model, Tensor.declare({"s": len(expected["prompt_ids"])}, "i32")
+    )
     weights = load(model, store, one)
     logits = exe(weights, one.put(expected["prompt_ids"], ("s",))).numpy()[-16:]
     error = np.linalg.norm(logits - expected["logits"]) / np.linalg.norm(expected["logits"])

@@ -190,7 +190,9 @@ class Engine:
         """What a run will take, without loading: the programs are compiled, the weights only counted."""
         self._compile(None)
         return MemoryPlan.of(
-            self.deployment, self._programs.compiled, stored_bytes(self.deployment.model, self._store)
+            self.deployment,
+            self._programs.compiled,
+            stored_bytes(self.deployment.model, self._store),
         )
 
     def _need_tokenizer(self) -> Tokenizer:

@@ -11,14 +11,14 @@ from zml.errors import CheckpointError, ConfigError, UsageError
 from zml.llm.engine import Engine
 from zml.llm.sampling import Sampling
 from zml.platform import Platform
-from zml.testing import files
+from zml.testing import tiny
 
 _GREEDY = Sampling()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return files.checkpoint(tmp_path_factory.mktemp("tiny") / "model")
+    return tiny.checkpoint(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_programs_come_from_the_cache_the_second_time(engine: Engine, folder: Pa
 
 def test_the_memory_plan_counts_what_is_held(engine: Engine) -> None:
     plan = engine.memory_plan()
-    sizes = [array.size for array in files.weights().values()]
+    sizes = [array.size for array in tiny.weights().values()]
     assert plan.weights == 4 * sum(sizes) == plan.checkpoint
     assert plan.kv_cache == 2 * 2 * (2 * 40 * 8) * 4  # keys and values, layers, a layer's, float32
     assert plan.total == plan.weights + plan.kv_cache + max(plan.temporaries.values())
@@ -125,14 +125,14 @@ def test_an_engine_that_was_not_started_says_so(folder: Path) -> None:
 def test_what_is_wrong_is_met_at_opening(
     name: str, content: bytes, said: str, tmp_path: Path
 ) -> None:
-    files.checkpoint(tmp_path)
+    tiny.checkpoint(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=said):
         _open(tmp_path)
 
 
 def test_weights_of_another_config_are_met_at_opening(tmp_path: Path) -> None:
-    config = json.loads((files.checkpoint(tmp_path) / "config.json").read_text())
+    config = json.loads((tiny.checkpoint(tmp_path) / "config.json").read_text())
     for changes, said in [
         ({"num_hidden_layers": 3}, r"model\.layers\.2\.input_layernorm\.weight, .* more missing"),
         ({"intermediate_size": 50}, r"gate_proj\.weight is \[48, 32\], expected \[50, 32\]"),
@@ -144,7 +144,7 @@ def test_weights_of_another_config_are_met_at_opening(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_a_template_says_what_to_do(tmp_path: Path) -> None:
-    files.checkpoint(tmp_path)
+    tiny.checkpoint(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
     engine = _open(tmp_path)
     engine.open_tokenizer()

@@ -10,7 +10,7 @@ from zml.dtypes import DType
 from zml.errors import UsageError
 from zml.io import View
 from zml.models import Architecture, Config, Decoder
-from zml.models.decoder import MODEL_AXIS
+from zml.models.decoder_config import MODEL_AXIS
 from zml.nn import SamplingParameters, TokenCounts, sample
 from zml.platform import Platform
 from zml.sharding import HIGH_BANDWIDTH, LogicalMesh, Sharding, Strategy
@@ -152,7 +152,7 @@ class Programs:
             deployment = self._deployment
             scalar = Tensor.declare({}, "i32")
             function: Callable[..., Any] = decode if bucket is None else prefill
-            inputs = (scalar, scalar)
+            inputs: tuple[Tensor, ...] = (scalar, scalar)
             if bucket is not None:
                 inputs = (Tensor.declare({"s": bucket}, "i32"), *inputs)
             self._compiled[name] = deployment.platform.compile(

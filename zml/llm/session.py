@@ -130,7 +130,9 @@ class Session:
             del self._cached[start:]
             token, position, counts, self._cache = self._programs.ready(bucket, self._weights)(
                 self._cache,
-                *self._put((Slice(tokens, ("s",)), Slice(np.int32(start)), Slice(np.int32(len(chunk))))),
+                *self._put(
+                    (Slice(tokens, ("s",)), Slice(np.int32(start)), Slice(np.int32(len(chunk))))
+                ),
                 parameters,
                 # Only the token after the last chunk is drawn for good.
                 self._counts(prompt),
@@ -145,7 +147,8 @@ class Session:
         vocab = self._deployment.config.vocab_size
         seen = np.zeros(vocab, np.bool_)
         seen[prompt] = True
-        return self._put(TokenCounts(Slice(seen, ("voc",)), Slice(np.zeros(vocab, np.int32), ("voc",))))  # type: ignore[arg-type]
+        counts: Any = TokenCounts  # of host data here; on the devices once it is put there
+        return self._put(counts(Slice(seen, ("voc",)), Slice(np.zeros(vocab, np.int32), ("voc",))))
 
     def _put(self, tree: Any) -> Any:
         return self._deployment.platform.put_tree(tree, sharding=self._deployment.sharding)
