@@ -111,6 +111,11 @@ def test_printing_shows_the_tree() -> None:
     ]
 
 
+def test_equal_tensors_of_a_list_share_a_line() -> None:
+    vector = declared("f32", d=4)
+    assert describe([vector] * 3).splitlines()[1:] == ["└─ [0..2] {d=4,f32} 16B each"]
+
+
 def test_a_model_of_buffers_prints_and_flattens_alike() -> None:
     def buffer(x: Tensor) -> Buffer:
         return Buffer(jnp.zeros(x.shape.dims, jnp.float32), x.shape.with_dtype("f32"))

@@ -4,7 +4,6 @@ import numpy as np
 
 import zml
 from zml.sharding import manual
-from zml.sharding import manual_computation as by_hand
 
 
 def run(platform: zml.Platform, sharding: zml.Sharding) -> bool:
