@@ -113,10 +113,10 @@ def test_the_model_comes_back_with_buffers(tmp_path: Path) -> None:
     store = files.store(tmp_path, arrays)
     view = store.view()
     declared = (_Part(view.tensor("v", {"d": 2}), None, 5.0), [None, view.tensor("s", {})])
-    part, (nothing, scalar) = load(declared, store, _platform())
-    assert isinstance(part, _Part) and part.bias is None and part.scale == 5.0
-    assert nothing is None and scalar is not None and scalar.numpy().item() == 3
-    assert part.weight.numpy().tolist() == [1, 1]
+    loaded, rest = load(declared, store, _platform())
+    assert (type(loaded), loaded.bias, loaded.scale) == (_Part, None, 5.0)
+    assert rest[0] is None and rest[1].item() == 3
+    assert loaded.weight.numpy().tolist() == [1, 1]
     assert stored_bytes(declared, store) == 12
 
 
