@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     {"checks", "dtypes", "errors", "log", "tree", "units"},
     {"pjrt"},
-    {"ops", "shape", "tensor", "tokenizer", "vfs"},
+    {"buffer", "declared", "model_tree", "ops", "shape", "tensor", "tokenizer", "vfs"},
     {"compile", "io", "sharding"},
     {"platform"},
     {"attention", "nn"},
