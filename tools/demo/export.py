@@ -45,8 +45,8 @@ def decoder(config: Config, arrays: Iterable[Any]) -> Decoder:
     declared, tree = jax.tree.flatten(llama.init(View.blank("f32"), config), is_leaf=is_leaf)
     values = (jnp.asarray(array, jnp.float32) for array in arrays)
     pairs = zip(declared, values, strict=True)
-    made: Decoder = tree.unflatten(
-        [x.with_value(value.reshape(x.shape.dims)) for x, value in pairs]
+    made: Decoder = jax.tree.unflatten(
+        tree, [x.with_value(value.reshape(x.shape.dims)) for x, value in pairs]
     )
     return made
 
