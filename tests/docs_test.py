@@ -1,5 +1,6 @@
-"""The commands that the README and docs/ tell a newcomer to paste do run, and print text."""
+"""The commands of the README and of docs/ that run an example do run, and print text; links lead somewhere."""
 
+import importlib
 import io
 import re
 import shlex
@@ -7,31 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from examples.llm.main import main
-
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_LLM = re.compile(
-    r'^\$ (?:echo "(?P<stdin>[^"]*)" \| )?\./bazel run //examples/llm(?: -- (?P<flags>.*))?$'
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+_EXAMPLE = re.compile(
+    r'^\$ (?:echo "(?P<stdin>[^"]*)" \| )?\./bazel run //examples/(?P<name>\w+)(?: -- (?P<flags>.*))?$'
 )
 
 
-def _commands() -> list[tuple[str, str]]:
-    """(stdin, flags) of every llm command in the pages."""
+def _commands() -> list[tuple[str, str, str]]:
+    """(example, stdin, flags) of every command in the pages that runs an example."""
     found = []
     for page in PAGES:
         for line in page.read_text("utf-8").splitlines():
-            if match := _LLM.match(line.split("   #")[0].rstrip()):
-                found.append((match["stdin"] or "", match["flags"] or ""))
+            if match := _EXAMPLE.match(line.split("   #")[0].rstrip()):
+                found.append((match["name"], match["stdin"] or "", match["flags"] or ""))
     return sorted(set(found))
 
 
 def test_the_pages_hold_commands() -> None:
-    assert len(_commands()) >= 6
+    assert len(_commands()) >= 9
+    assert {name for name, _, _ in _commands()} == {"benchmark", "llm", "mnist", "sharding"}
 
 
-@pytest.mark.parametrize(("stdin", "flags"), _commands())
-def test_llm_command(
+@pytest.mark.parametrize(("name", "stdin", "flags"), _commands())
+def test_command(
+    name: str,
     stdin: str,
     flags: str,
     tmp_path: Path,
@@ -43,7 +44,8 @@ def test_llm_command(
     monkeypatch.setattr("sys.stdin", io.StringIO(stdin or "What is a river?"))
     # The pages name models that are not here; the embedded one stands in for them.
     flags = flags.replace("/models/Llama-3.1-8B-Instruct", str(ROOT / "examples/llm/demo"))
-    assert main(["llm", *shlex.split(flags)]) == 0
+    main = importlib.import_module(f"examples.{name}.main").main
+    assert main([name, *shlex.split(flags)]) == 0
     assert len(capsys.readouterr().out.split()) > 3
 
 

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zml import attention, errors, io, nn, ops
+    from zml import attention, compile, errors, io, models, nn, ops, platform, sharding
     from zml.buffer import Buffer, Slice
     from zml.compile import CompileOptions, Exe, ExecutableCache, Runner
     from zml.dtypes import DType
@@ -64,7 +64,7 @@ _MODULES = {
     "model": "model_tree",
     "static": "model_tree",
 }
-_ROOMS = ("attention", "errors", "io", "nn", "ops")
+_ROOMS = ("attention", "compile", "errors", "io", "models", "nn", "ops", "platform", "sharding")
 
 __all__ = [
     "BALANCED",
@@ -94,11 +94,15 @@ __all__ = [
     "Tensor",
     "TensorStore",
     "attention",
+    "compile",
     "errors",
     "io",
     "model",
+    "models",
     "nn",
     "ops",
+    "platform",
+    "sharding",
     "static",
 ]
 

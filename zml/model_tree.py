@@ -121,12 +121,12 @@ def _branches(tree: Any, indent: str) -> Iterator[str]:
     for index, (name, value) in enumerate(children):
         last = index == len(children) - 1
         branch = indent + ("└─ " if last else "├─ ")
-        shape = shape_of(value)
+        shape, each = shape_of(value), " each" if ".." in name else ""
         if shape is not None:
-            yield f"{branch}{name} {shape} {binary_size(shape.byte_size)}"
+            yield f"{branch}{name} {shape} {binary_size(shape.byte_size)}{each}"
             continue
         plain = isinstance(value, list | tuple | dict)
         kind = "" if plain else f": {type(value).__name__}{_statics(value)}"
         size = binary_size(byte_size(value))
-        yield f"{branch}{name}{kind} {size}{' each' if '..' in name else ''}"
+        yield f"{branch}{name}{kind} {size}{each}"
         yield from _branches(value, indent + ("   " if last else "│  "))

@@ -15,10 +15,10 @@ from jaxlib.version import __version__ as jaxlib_version
 
 import zml
 from zml import log
+from zml.compile import program
 from zml.compile.cache import ExecutableCache
 from zml.compile.exe import Exe
 from zml.compile.options import CompileOptions
-from zml.compile import program
 from zml.compile.program import Signature, Tracer, Value, function_name, inputs_of
 from zml.compile.serialized import Packed, PackedValue, pack, unpack
 from zml.errors import CompileError, ZmlError
@@ -80,7 +80,7 @@ def compile_function(
     shardy = options.partitioner is Partitioner.SHARDY
     try:
         jaxpr = lowering.trace(tracer, [value.struct for value in inputs])
-        signature = tracer.signature
+        signature = tracer.signature.shared()
         results = [value.struct for value in signature.results]
         module = lowering.lower(
             _identifier(name),
@@ -107,9 +107,19 @@ def compile_function(
 
     def made(loaded: executable.LoadedProgram, cached: bool) -> Exe:
         seconds = time.perf_counter() - began
-        _LOG.info("%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds)
+        _LOG.info(
+            "%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds
+        )
         return Exe(
-            name, runtime, signature, loaded, stablehlo, fingerprint, mesh, cached=cached, seconds=seconds
+            name,
+            runtime,
+            signature,
+            loaded,
+            stablehlo,
+            fingerprint,
+            mesh,
+            cached=cached,
+            seconds=seconds,
         )
 
     cache = runtime.cache if options.use_cache and not module.has_effects else None
@@ -133,7 +143,10 @@ def compile_function(
         raise CompileError(_explain(name, runtime, module, str(error))) from error
     exe = made(compiled, cached=False)
     if cache is not None:
-        cache.put(key, pack(exe))
+        try:
+            cache.put(key, pack(exe))
+        except executable.Error as error:
+            _LOG.debug("%s is not kept: this runtime does not serialize it: %s", name, error)
     return exe
 
 
@@ -171,7 +184,15 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         raise CompileError(f"the program {packed.name} cannot be loaded: {error}") from error
     seconds = time.perf_counter() - began
     return Exe(
-        packed.name, runtime, signature, loaded, packed.stablehlo, fingerprint, mesh, cached=True, seconds=seconds
+        packed.name,
+        runtime,
+        signature,
+        loaded,
+        packed.stablehlo,
+        fingerprint,
+        mesh,
+        cached=True,
+        seconds=seconds,
     )
 
 
@@ -223,7 +244,9 @@ def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> 
                 with module.ir.context:
                     step(module.ir)
             module.verify()
-        except Exception as error:  # a pass is the user's code: whatever it raises is told with its name
+        except (
+            Exception
+        ) as error:  # a pass is the user's code: whatever it raises is told with its name
             raise CompileError(f"{what} failed: {error}") from error
 
 
@@ -233,10 +256,10 @@ def _explain(name: str, runtime: Runtime, module: lowering.Module, message: str)
     said = f"compiling {name} for {runtime.device_name}: {message}"
     if not frames:
         return said
-    # Innermost first. What called for the compilation is of no help; nor are zml's own lines, unless there are no others.
-    called = [frame[0] for frame in frames].index(program.__file__) if program.__file__ in dict(frames) else None
-    inside = frames[:called] or frames
+    # Innermost first. The caller of the compilation is of no help; nor are zml's own lines, unless there are no others.
+    names = [file for file, _ in frames]
+    inside = frames[: names.index(program.__file__)] if program.__file__ in names else frames
     users = [f for f in inside if _ZML not in Path(f[0]).parents or f[0].endswith("_test.py")]
     above_ops = [f for f in inside if not f[0].startswith((f"{_ZML}/ops/", f"{_ZML}/tensor.py"))]
-    file, line = (users or above_ops or inside)[0]
+    file, line = (users or above_ops or frames)[0]
     return f"{said}\n  at {file}:{line}: {linecache.getline(file, line).strip()}"

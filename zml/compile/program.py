@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -35,9 +35,7 @@ class Value:
     @property
     def struct(self) -> jax.ShapeDtypeStruct:
         """The same for JAX."""
-        return jax.ShapeDtypeStruct(
-            self.shape.dims, self.shape.dtype.numpy, sharding=self.sharding
-        )
+        return jax.ShapeDtypeStruct(self.shape.dims, self.shape.dtype.numpy, sharding=self.sharding)
 
     @property
     def shard_bytes(self) -> int:
@@ -54,6 +52,19 @@ class Signature:
     input_tree: Any
     results: tuple[Value, ...]
     result_tree: Any
+
+    def shared(self) -> Signature:
+        """The same, in which shapes and shardings that are equal are one object: calls compare them by identity."""
+        known: dict[Any, Any] = {}
+
+        def share(value: Value) -> Value:
+            shape = known.setdefault(value.shape, value.shape)
+            return replace(
+                value, shape=shape, sharding=known.setdefault(value.sharding, value.sharding)
+            )
+
+        inputs, results = tuple(map(share, self.inputs)), tuple(map(share, self.results))
+        return Signature(inputs, self.input_tree, results, self.result_tree)
 
 
 def inputs_of(

@@ -55,7 +55,9 @@ def pack(exe: Exe) -> bytes:
         )
 
     def values(some: Any) -> tuple[PackedValue, ...]:
-        return tuple(PackedValue(v.name, v.shape, v.sharding.spec, v.memory, v.aliases) for v in some)
+        return tuple(
+            PackedValue(v.name, v.shape, v.sharding.spec, v.memory, v.aliases) for v in some
+        )
 
     signature, mesh = exe.signature, exe.mesh
     packed = Packed(

@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -58,9 +59,9 @@ def test_linear_against_float64(
     got = Linear(weight, shift, tuple(inner))(x)
     assert got.tags == (*rest, *out)
     assert got.dtype == dtype
-    expected = np.tensordot(
-        _wide(x), _wide(weight), [range(len(rest), x.rank), range(len(out), weight.rank)]
-    )
+    # Both with the inner axes last, as one.
+    rows, columns = (_wide(t).reshape(-1, math.prod(inner.values())) for t in (x, weight))
+    expected = (rows @ columns.T).reshape(got.value.shape)
     _close(got, expected + (0 if shift is None else _wide(shift)), dtype)
 
 

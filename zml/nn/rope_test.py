@@ -303,7 +303,7 @@ def test_each_layer_type_has_its_parameters() -> None:
         Rope.from_config(beside, 64, layer_type="full_attention")
 
 
-def _turned(x: np.ndarray, positions: np.ndarray, rope: Rope) -> np.ndarray:
+def _turned(x: np.ndarray, positions: Any, rope: Rope) -> np.ndarray:
     """x [.., hd] in float64, one pair after another; positions broadcast with x[..., 0]."""
     out, count = x.astype(np.float64), len(rope.inverse_frequencies)
     for i, f in enumerate(rope.inverse_frequencies):
@@ -348,7 +348,7 @@ def test_positions_meet_their_axes_by_tag(layout: Layout, dtype: str, tolerance:
     moved = rope.apply(x.transpose("hd", "h", ...), Tensor(positions, ("s", "b")))
     np.testing.assert_array_equal(moved.transpose(*x.tags).value, got.value)
     one = rope.apply(x.choose(s=0), Tensor(np.int32(7), ()))
-    expected = _turned(np.asarray(x.choose(s=0).value).astype(np.float64), np.int32(7), rope)
+    expected = _turned(np.asarray(x.choose(s=0).value).astype(np.float64), 7, rope)
     np.testing.assert_allclose(
         np.asarray(one.value).astype(np.float64), expected, atol=tolerance, rtol=tolerance
     )

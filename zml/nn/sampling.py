@@ -7,7 +7,7 @@ from typing import Any
 
 from zml.errors import ShapeError
 from zml.model_tree import model
-from zml.ops import cond, constant, iota, ones, random, vmap, zeros
+from zml.ops import cond, constant, iota, ones, optimization_barrier, random, vmap, while_, zeros
 from zml.shape import Shape
 from zml.tensor import Tensor
 
@@ -19,7 +19,10 @@ FIELDS = {
 """Element type of each field of SamplingParameters, and the value with which it does nothing."""
 
 _TINY = 2.0**-126
+"""The least normal float: some devices take those below it for 0."""
 _INF = float("inf")
+_INF_KEY = 0x7F800000
+"""The bits of infinity, the greatest distance."""
 
 
 @model
@@ -108,10 +111,10 @@ def sample(
     `counts` there are no penalties. A single sequence has no axis but voc.
 
     Penalties come first: repetition on what was seen in the prompt or generated (Keskar et al., arXiv:1909.05858),
-    presence and frequency on what was generated, as in vLLM. Then temperature, top-k (equal logits stay together),
-    top-p, min-p, in the order of transformers. The random numbers of a row depend on its seed and position alone, so a
-    sequence is repeatable, however it was cut into steps and whatever its neighbours in the batch are. Raises
-    ShapeError for tags and element types that do not fit.
+    presence and frequency on what was generated, as in vLLM. Then temperature, top-k, top-p, min-p, in the order of
+    transformers; equal logits are kept or left together. The random numbers of a row depend on its seed and position
+    alone, so a sequence is repeatable, however it was cut into steps and whatever its neighbours in the batch are.
+    Raises ShapeError for tags and element types that do not fit.
     """
     rows = _rows(logits, parameters, counts, position)
     if counts is not None:
@@ -120,20 +123,19 @@ def sample(
     random_rows = parameters.temperature.broadcast(rows).gt(0.0)
 
     def drawn() -> Tensor:
-        # Relative to the largest, so that a tiny temperature takes the others to -inf, not several to +inf.
+        # Distances from the largest, so that a tiny temperature takes the others away, and not several to infinity.
         temperature = parameters.temperature.maximum(_TINY).broadcast(logits.shape)
-        scaled = (logits - largest.broadcast(logits.shape)) / temperature
-        # The largest is 0 now, so that a share of its probability is a distance from it.
-        share = parameters.min_p.broadcast(rows).log()
-        filtered = parameters.top_k.gt(0) | parameters.top_p.lt(1.0)
-        threshold = cond(
-            (filtered.broadcast(rows) & random_rows).any(),
-            lambda: share.maximum(_threshold(scaled, parameters, rows)),
-            lambda: share,
-        )
+        distance = (largest.broadcast(logits.shape) - logits) / temperature
+        # Floats of 0 and more are in the order of their bits.
+        key = distance.bitcast("i32")
+        limit = _within_top_k(key, parameters.top_k.broadcast(rows), random_rows)
+        top_p = parameters.top_p.broadcast(rows)
+        limit = _within_top_p(key, limit, distance, top_p, random_rows)
+        # A share of the greatest probability is a distance, too.
+        share = -parameters.min_p.broadcast(rows).log()
+        kept = distance.le(share.broadcast(distance.shape)) & key.le(limit.broadcast(key.shape))
         noise = _noise(parameters.seed.broadcast(rows), position.broadcast(rows), logits)
-        kept = scaled.ge(threshold.broadcast(logits.shape))
-        token = kept.select(scaled + noise, -_INF).argmax("voc")
+        token = kept.select(noise - distance, -_INF).argmax("voc")
         return random_rows.select(token, greedy)
 
     # One program for all: what no row of the batch asks for is not computed.
@@ -168,7 +170,8 @@ def _rows(
 
 
 def _penalized(logits: Tensor, p: SamplingParameters, counts: TokenCounts) -> Tensor:
-    used = p.repetition_penalty.ne(1.0) | p.presence_penalty.ne(0.0) | p.frequency_penalty.ne(0.0)
+    used = p.repetition_penalty.ne(1.0).any()
+    used |= p.presence_penalty.ne(0.0).any() | p.frequency_penalty.ne(0.0).any()
 
     def penalize() -> Tensor:
         repetition, presence, frequency = (
@@ -182,22 +185,64 @@ def _penalized(logits: Tensor, p: SamplingParameters, counts: TokenCounts) -> Te
             result - frequency * counts.generated.convert("f32") - generated.select(presence, 0.0)
         )
 
-    return cond(used.any(), penalize, lambda: logits)
+    return cond(used, penalize, lambda: logits)
 
 
-def _threshold(scaled: Tensor, p: SamplingParameters, rows: Shape) -> Tensor:
-    """The least scaled logit of each row that top-k and then top-p keep, -inf where both are off."""
-    last = scaled.dim("voc") - 1
-    ordered = scaled.sort("voc", descending=True)
-    top_k, top_p = p.top_k.broadcast(rows), p.top_p.broadcast(rows)
-    place = top_k.gt(0).select((top_k - 1).minimum(last), last)
-    least = top_k.gt(0).select(ordered.gather(voc=place), -_INF)
-    kept = ordered.ge(least.broadcast(ordered.shape))
-    probabilities = kept.select(ordered, -_INF).softmax("voc")
-    before = probabilities.cumsum("voc") - probabilities
-    count = before.lt(top_p.broadcast(ordered.shape)).convert("i32").sum("voc")
-    nucleus = ordered.gather(voc=(count - 1).maximum(0))
-    return least.maximum(top_p.lt(1.0).select(nucleus, -_INF))
+# No logits are sorted: a bisection over the 31 bits of a distance counts what is within it, and is 10 times as fast on
+# a CPU. A row is left as it is where its filter is off.
+
+
+def _within_top_k(key: Tensor, top_k: Tensor, random_rows: Tensor) -> Tensor:
+    """The key of each row's k-th distance, the greatest there is where top-k is off."""
+    used = top_k.gt(0) & random_rows
+    off = constant(_INF_KEY, top_k.shape)
+
+    def search() -> Tensor:
+        wanted = top_k.minimum(key.dim("voc"))
+        return used.select(
+            _least(lambda limit: _within(key, limit).convert("i32").sum("voc").ge(wanted), off),
+            off,
+        )
+
+    return cond(used.any(), search, lambda: off)
+
+
+def _within_top_p(
+    key: Tensor, limit: Tensor, distance: Tensor, top_p: Tensor, random_rows: Tensor
+) -> Tensor:
+    """The key of the last distance that top-p keeps: where what is nearer has less than top-p of the probability."""
+    used = top_p.lt(1.0) & random_rows
+
+    def search() -> Tensor:
+        mass = _within(key, limit).select((-distance).exp(), 0.0)
+        enough = top_p * mass.sum("voc")
+        beyond = _least(
+            lambda k: _within(key, k - 1).select(mass, 0.0).sum("voc").ge(enough),
+            constant(_INF_KEY + 1, limit.shape),
+        )
+        return used.select((beyond - 1).maximum(0).minimum(limit), limit)
+
+    return cond(used.any(), search, lambda: limit)
+
+
+def _within(key: Tensor, limit: Tensor) -> Tensor:
+    return key.le(limit.broadcast(key.shape))
+
+
+def _least(holds: Callable[[Tensor], Tensor], most: Tensor) -> Tensor:
+    """The least number (i32) of each row from 0 on for which a condition holds, which then holds for greater ones.
+
+    `most` where it holds for none below.
+    """
+
+    def halve(state: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        low, high, left = state
+        middle = low + (high - low).shift_right(1)
+        found = holds(middle)
+        return found.select(low, middle + 1), found.select(middle, high), left - 1
+
+    start = (zeros(most.shape), most, constant(31, dtype="i32"))
+    return while_(lambda state: state[2].gt(0), halve, start)[1]
 
 
 def _noise(seed: Tensor, position: Tensor, logits: Tensor) -> Tensor:
@@ -210,4 +255,5 @@ def _noise(seed: Tensor, position: Tensor, logits: Tensor) -> Tensor:
     draw: Callable[[Any, Any], Tensor] = row
     for tag in seed.tags:
         draw = vmap(draw, tag)
-    return draw(seed, position).transpose(*logits.tags)
+    # Fused into the argmax it would be computed element by element: 8 ms in place of 1 for 128 000.
+    return optimization_barrier(draw(seed, position).transpose(*logits.tags))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from zml.dtypes import DType, Kind
 from zml.errors import ShapeError, UnsupportedError
@@ -215,4 +216,6 @@ def operands(op: str, *values: Operand) -> tuple[tuple[jax.Array, ...], tuple[Te
     arrays = (
         by_id[id(value)] if id(value) in by_id else literal(op, value, dtype) for value in values
     )
-    return tuple(jnp.broadcast_to(array, shape) for array in arrays), full
+    return tuple(
+        array if array.shape == shape else lax.broadcast(array, shape) for array in arrays
+    ), full

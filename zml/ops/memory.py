@@ -61,7 +61,11 @@ def reuse_buffer(x: Tensor, argument: Tensor, /) -> Tensor:
         )
     if x.dtype != argument.dtype or not x.shape.matches(argument.shape):
         raise _args.error(
-            "reuse_buffer", "a result fits only in a buffer of its shape", x, argument, mend="make them equal"
+            "reuse_buffer",
+            "a result fits only in a buffer of its shape",
+            x,
+            argument,
+            mend="make them equal",
         )
     scope.reused[id(x.value)] = number
     scope.kept.append(x.value)
@@ -98,7 +102,9 @@ def constrained(x: Tensor) -> Tensor:
     if scope is None or all(cut is OPEN for cut in x.shape.partitions):
         return x
     sharding = scope.constrain(x.shape)
-    return x if sharding is None else x.with_value(jax.lax.with_sharding_constraint(x.value, sharding))
+    return (
+        x if sharding is None else x.with_value(jax.lax.with_sharding_constraint(x.value, sharding))
+    )
 
 
 def call[**P, R](f: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

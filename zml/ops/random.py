@@ -168,20 +168,30 @@ def _words(state: State, shape: Shape) -> tuple[State, tuple[jax.Array, jax.Arra
 
 def _threefry(key: jax.Array, counter: jax.Array, draw: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32-20 of the block (counter, draw)."""
-    keys = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
-    left, right = counter + keys[0], lax.broadcast(draw + keys[1], counter.shape)
+    # In lax: jnp's operators are functions of their own, each of which would be traced and called by the program.
+    first, second = (lax.index_in_dim(key, i, keepdims=False) for i in range(2))
+    third = lax.bitwise_xor(lax.bitwise_xor(first, second), np.uint32(0x1BD11BDA))
+    right = lax.broadcast(lax.add(draw, second), counter.shape)
 
     # A loop: unrolled, the twenty rounds take most of a small program's time to trace and to compile.
     def four_rounds(group: jax.Array, state: tuple[Any, ...]) -> tuple[Any, ...]:
         left, right, rotations, others, keys = state
         for turn in range(4):
-            left = left + right
-            by = rotations[turn]
-            right = ((right << by) | (right >> (32 - by))) ^ left
-        left, right = left + keys[1], right + keys[2] + (group + 1).astype(np.uint32)
+            left = lax.add(left, right)
+            by = lax.index_in_dim(rotations, turn, keepdims=False)
+            by = lax.broadcast(by, left.shape)
+            back = lax.sub(np.uint32(32), by)
+            rotated = lax.bitwise_or(
+                lax.shift_left(right, by), lax.shift_right_logical(right, back)
+            )
+            right = lax.bitwise_xor(rotated, left)
+        number = lax.convert_element_type(group, np.uint32)
+        left = lax.add(left, keys[1])
+        right = lax.add(right, lax.add(keys[2], lax.add(number, np.uint32(1))))
         return left, right, others, rotations, (*keys[1:], keys[0])
 
     rotations = (np.array([13, 15, 26, 6], np.uint32), np.array([17, 29, 16, 24], np.uint32))
-    start = (left, right, *map(jnp.asarray, rotations), keys)
+    keys = (first, second, third)
+    start = (lax.add(counter, first), right, *map(jnp.asarray, rotations), keys)
     left, right, *_ = lax.fori_loop(0, 5, four_rounds, start)
     return left, right

@@ -42,7 +42,9 @@ class LoadedProgram:
         self.has_effects = has_effects
         """Whether it calls Python back, to print."""
         self._handlers = [
-            xla_client.array_result_handler(ShapedArray(x.shape, x.dtype), x.sharding, committed=True)
+            xla_client.array_result_handler(
+                ShapedArray(x.shape, x.dtype), x.sharding, committed=True
+            )
             for x in results
         ]
 

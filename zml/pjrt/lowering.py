@@ -39,12 +39,15 @@ class Module:
 
     def alias(self, results: Mapping[int, int]) -> None:
         """Makes results take the memory of arguments: {number of the argument: number of the result}."""
-        main = next(op for op in self.ir.body.operations if op.attributes["sym_name"].value == "main")
+        main = next(
+            op for op in self.ir.body.operations if op.attributes["sym_name"].value == "main"
+        )
         with self.ir.context:
             attributes = list(main.arg_attrs)
             for argument, result in results.items():
                 number = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), result)
-                own = {x.name: x.attr for x in ir.DictAttr(attributes[argument])}
+                named: Any = ir.DictAttr(attributes[argument])
+                own = {x.name: x.attr for x in named}
                 attributes[argument] = ir.DictAttr.get(own | {"tf.aliasing_output": number})
             main.arg_attrs = ir.ArrayAttr.get(attributes)
 
@@ -53,7 +56,11 @@ class Module:
         words = [word for word in dict.fromkeys(_WORD.findall(message)) if len(word) > 2]
         text = self.text()
         # What a call goes to stands in quotes or behind an @; an operation's own name follows its dialect.
-        for symbol in (f'"{w}"' for w in words), (f"@{w}(" for w in words), (f".{w} " for w in words):
+        for symbol in (
+            (f'"{w}"' for w in words),
+            (f"@{w}(" for w in words),
+            (f".{w} " for w in words),
+        ):
             for mark in symbol:
                 if mark in text and (found := self._behind(mark)):
                     return found

@@ -24,6 +24,9 @@ def host_value(
     value: Any, like: Iterable[str] | Shape | None
 ) -> tuple[np.ndarray[Any, Any], Shape]:
     """A host value as an array and its Shape. `like` is its tags, or its Shape, which a Slice may do without."""
+    if isinstance(value, Tensor) and _is_computed(value):
+        cuts = dict(zip(value.tags, value.shape.partitions, strict=True))
+        value = Slice(value.value, value.tags, cuts)
     if isinstance(value, Slice):
         if like is not None and not isinstance(like, Shape):
             raise ShapeError(
@@ -56,6 +59,11 @@ def host_value(
         )
     element_type("put", shape.dtype)
     return array if array.dtype.isnative else array.astype(shape.dtype.numpy), shape
+
+
+def _is_computed(x: Tensor) -> bool:
+    """Whether there is a value by now: it is neither declared nor an argument of a function that is traced."""
+    return not x.is_declared and not isinstance(x.value, jax.core.Tracer)
 
 
 def _array(value: Any, dtype: DType | None) -> np.ndarray[Any, Any]:

@@ -215,9 +215,9 @@ class Platform:
     ) -> Buffer:
         """Host data on the devices, each part where the shape's partitioning says: `put(tokens, ("s",))`.
 
-        `value` is a Slice, an array, a list or a number. All but a Slice and a number need their tags or their Shape.
-        Python numbers become bool, i32, f32 or c64, or what the Shape says. With several processes each gives the same
-        whole value. `memory` is one of `platform.memories`.
+        `value` is a Slice, a Tensor with a value, an array, a list or a number. Arrays and lists need their tags or
+        their Shape. Python numbers become bool, i32, f32 or c64, or what the Shape says. With several processes each
+        gives the same whole value. `memory` is one of `platform.memories`.
 
         The value is copied. With `zero_copy` it need not be: on the CPU a contiguous array at an address divisible by
         64 then is the buffer's memory, so it must not change for as long as the buffer lives.
@@ -235,12 +235,12 @@ class Platform:
         memory: str | None = None,
         zero_copy: bool = False,
     ) -> Any:
-        """A tree of Slices and numbers as the same tree of Buffers, each placed as `put` does."""
+        """A tree of Slices, Tensors with values and numbers as the same tree of Buffers, each placed as `put` does."""
 
         def one(leaf: Any) -> Buffer:
             return self.put(leaf, sharding=sharding, memory=memory, zero_copy=zero_copy)
 
-        return jax.tree.map(one, tree)
+        return jax.tree.map(one, tree, is_leaf=is_leaf)
 
     def zeros(
         self, shapes: Any, *, sharding: Sharding | None = None, memory: str | None = None

@@ -1,10 +1,6 @@
 """Two processes with two CPU devices each form one platform."""
 
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +9,7 @@ from zml.errors import UnsupportedError
 from zml.platform import CpuOptions, DistributedOptions, Platform, PlatformOptions
 from zml.shape import Shape
 from zml.sharding import HIGH_BANDWIDTH, LOW_BANDWIDTH, LogicalMesh, Placement
+from zml.testing.processes import free_address, run_together
 
 DEVICES = 2
 
@@ -47,33 +44,8 @@ def run_process(process: int, address: str) -> None:
         assert all(not np.asarray(s.data).any() for s in large.array.addressable_shards)
 
 
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 def test_two_processes_are_one_platform() -> None:
-    address = free_address()
-    code = "import sys; from zml.platform import processes_test as t; t.run_process(int(sys.argv[1]), sys.argv[2])"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(process), address],
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(Path.cwd())])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
+    run_together(__name__)
 
 
 def test_an_address_that_is_taken_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Sharding: what joins the devices, what models cut their values over, and which device gets which part."""
 
+from zml.sharding import manual
 from zml.sharding.discovery import find as find_physical_mesh
 from zml.sharding.errors import ShardingError
 from zml.sharding.heads import kv_head_repeats, repeat_heads
@@ -30,6 +31,7 @@ __all__ = [
     "check_together",
     "find_physical_mesh",
     "kv_head_repeats",
+    "manual",
     "manual_computation",
     "partitioned_by",
     "repeat_heads",

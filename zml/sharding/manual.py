@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 from jax import lax
 
-from zml.shape import Shape
+from zml.shape import AxisPartition, Shape
 from zml.sharding.errors import ShardingError
 from zml.sharding.sharding import Sharding
 
@@ -23,7 +23,11 @@ type Dim = int | str
 class _Tagged(Protocol):
     """A value that finds its axes by tag: a zml.Tensor, from which this room is kept apart."""
 
+    tags: tuple[str, ...]
+
     def axis(self, tag: str) -> int: ...
+
+    def partitioned(self, **partitions: AxisPartition) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def manual_computation(
     Shape may stand for a whole subtree. Their partitioning says what `body` sees: an axis closed on a logical axis is
     cut, every other axis is whole. Within `body` the collectives of this module name logical axes. With `check`, a
     result that differs between devices which should have copies of it is refused while tracing; turn it off for what
-    that proof cannot follow.
+    that proof cannot follow. A Tensor that comes out is partitioned as its shape in `outputs` is.
 
     Source: jax.shard_map. Raises ShardingError for shapes that do not fit the sharding or the arguments.
     """
@@ -93,9 +97,21 @@ def manual_computation(
         _check_shapes("argument", tuple(inputs), arrays)
         result = mapped(*arrays)
         _check_shapes("result", outputs, result)
-        return result
+        return jax.tree.map(_cut_as, outputs, result, is_leaf=_is_shape)
 
     return whole
+
+
+def _cut_as(shape: Shape, values: Any) -> Any:
+    """The values, where Tensors say that they are cut as the shape of the result does."""
+    cuts = dict(zip(shape.tags, shape.partitions, strict=True))
+
+    def one(value: Any) -> Any:
+        if not isinstance(value, _Tagged):
+            return value
+        return value.partitioned(**{tag: cut for tag, cut in cuts.items() if tag in value.tags})
+
+    return jax.tree.map(one, values, is_leaf=lambda value: isinstance(value, _Tagged))
 
 
 def _is_shape(value: Any) -> bool:

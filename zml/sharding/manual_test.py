@@ -138,7 +138,7 @@ def test_a_sharded_matrix_product_of_tensors() -> None:
         return all_reduce(x.dot(w, "d"), "model")
 
     y = jax.jit(manual_computation(body, folded(), inputs, output))(x, w)
-    assert y.tags == ("b", "o")
+    assert y.tags == ("b", "o") and y.shape == output
     np.testing.assert_allclose(y.value, x.value @ w.value, rtol=1e-5, atol=1e-5)
     gathered = manual_computation(
         lambda x: all_gather(all_gather(x, "model", "d"), "data", "b"),

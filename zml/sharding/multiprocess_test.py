@@ -1,11 +1,5 @@
 """Two processes with three CPU devices each run one sharded program."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 
@@ -21,6 +15,7 @@ from zml.sharding import (
     manual_computation,
 )
 from zml.sharding.manual import all_reduce
+from zml.testing.processes import run_together
 
 DEVICES = 3
 
@@ -50,27 +45,4 @@ def run_process(process: int, address: str) -> None:
 
 
 def test_two_processes_run_one_sharded_program() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, str(Path.cwd())]))
-    }
-    code = "import sys; from zml.sharding import multiprocess_test as t; t.run_process(int(sys.argv[1]), sys.argv[2])"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(process), address],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
+    run_together(__name__)

@@ -219,5 +219,5 @@ def check_together(shardings: Sequence[Sharding]) -> None:
         ids = [", ".join(str(device.id) for device in some) for some in devices]
         raise ShardingError(
             f"{pair}their folds put the devices in the order {ids[0]} and {ids[1]}, and a program has one order; "
-            "fold only neighbouring axes, or the same in both"
+            "say which to use, compile(..., shardings=[...]), fold only neighbouring axes, or the same in both"
         )

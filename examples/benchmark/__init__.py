@@ -1,0 +1,1 @@
+"""How fast a matrix product runs, and how fast this machine could."""

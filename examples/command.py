@@ -1,0 +1,51 @@
+"""What the small examples share: flags as `--name=value`, errors as one line, exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from zml.errors import UsageError, ZmlError
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str], usage: str) -> bool:
+    """Reads a command line (argv[0] is the program) into `values`. False once --help has been printed.
+
+    Raises UsageError for unknown or malformed flags and for arguments that are no flags.
+    """
+    flags.DEFINE_boolean("help", False, "Print this and exit.", short_name="h", flag_values=values)
+    try:
+        rest = values(list(argv))[1:]
+    except flags.Error as error:
+        raise UsageError(f"{error} (--help lists the flags)") from error
+    if rest:
+        raise UsageError(
+            f"unexpected argument {rest[0]!r}: flags are given as --name=value (--help lists them)"
+        )
+    if values.help:
+        lines = [usage]
+        for flag in sorted({values[name] for name in values}):
+            default = "" if flag.default in (None, False) else f" (default {flag.default})"
+            lines.append(f"  --{flag.name}\n      {flag.help}{default}")
+        print("\n".join(lines))
+        return False
+    return True
+
+
+def run(name: str, body: Callable[..., Any], *args: Any) -> int:
+    """Calls body(*args). What is the user's to mend is one line on stderr, and the exit code of its error."""
+    try:
+        body(*args)
+        sys.stdout.flush()
+    except ZmlError as error:
+        print(f"error({name}): {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

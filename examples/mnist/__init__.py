@@ -1,0 +1,1 @@
+"""Train a small net on digits, then classify."""

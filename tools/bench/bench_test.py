@@ -1,0 +1,37 @@
+"""The benchmarks run and print what they promise; how fast it was is no test's business."""
+
+import json
+import sys
+
+import pytest
+
+from tools.bench import compile, dispatch, startup
+
+
+def report(
+    main: object,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> dict[str, object]:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--json"])
+    assert callable(main)
+    main()
+    found: dict[str, object] = json.loads(capfd.readouterr().out)
+    return found
+
+
+def test_dispatch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    found = report(dispatch.main, ["--weights=5", "--rounds=3", "--devices=2"], monkeypatch, capfd)
+    assert found["arguments"] == 8 and found["devices"] == 2
+    assert all(isinstance(found[f"{name}_us"], float) for name in ("bare", "zml", "jit"))
+
+
+def test_compile(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    found = report(compile.main, ["--layers=1", "--bucket=16"], monkeypatch, capfd)
+    assert found["cold"]["cached"] is False and found["cached"]["cached"] is True  # type: ignore[index]
+
+
+def test_startup(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    found = report(startup.main, ["--rounds=1"], monkeypatch, capfd)
+    assert set(found) == set(startup.STEPS)

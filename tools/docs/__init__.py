@@ -1,0 +1,1 @@
+"""Writes the API reference in docs/api/ from the sources."""
