@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from examples.llm.main import main
+from zml.platform.candidates import candidates
 
 VOCAB = 300
 
@@ -256,10 +257,6 @@ def test_relative_model_is_taken_from_where_bazel_run_was_called(
             2,
             "'abacus' is not a platform; expected one of cpu, cuda",
         ),
-        (["--platform=cuda", "--prompt=x"], 1, "cuda"),
-        (["--platform=rocm", "--prompt=x"], 1, "rocm"),
-        (["--platform=tpu", "--prompt=x"], 1, "tpu"),
-        (["--platform=neuron", "--prompt=x"], 1, "neuron"),
         (["--platform=cuda", "--cpu_device_count=2", "--prompt=x"], 2, "takes no CPU options"),
         (["--backend=slide_rule", "--prompt=x"], 1, "attention backend 'slide_rule' is unknown"),
         (["--backend=cuda_fa3", "--prompt=x"], 1, "'cuda_fa3' is not in this build"),
@@ -285,6 +282,17 @@ def test_wrong_command_lines(
     if not arguments[0].startswith("--model"):
         arguments = [f"--model={model}", *arguments]
     assert said in fails(capsys, code, *arguments)
+
+
+@pytest.mark.parametrize("target", ["cuda", "rocm", "tpu", "neuron"])
+def test_a_platform_that_is_not_there_says_why(
+    target: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (problem,) = (c.problem for c in candidates() if c.target == target)
+    if not problem:
+        pytest.skip(f"{target} is here")
+    message = fails(capsys, 1, f"--model={model}", "--prompt=x", f"--platform={target}")
+    assert target in message and problem.partition(" (")[0] in message
 
 
 def _damage_header(folder: Path) -> None:

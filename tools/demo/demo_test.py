@@ -143,8 +143,8 @@ _TINY = train.CONFIG | {
 
 
 def test_training_lowers_the_loss_and_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    config = llama.Config.from_dict(_TINY)
-    weights = llama.random_weights(config, jax.random.key(0))
+    config = llama.read_config(_TINY)
+    weights = train.random_weights(config, jax.random.key(0))
     zeros = partial(jax.tree.map, jnp.zeros_like)
     state: train.State = (weights, zeros(weights), zeros(weights))
     pattern = random.Random(0).sample(range(32), 8)
@@ -162,12 +162,33 @@ def test_training_lowers_the_loss_and_goes_on_from_a_checkpoint(tmp_path: Path) 
 
 
 def test_exported_weights_are_the_masters_rounded_to_bfloat16(tmp_path: Path) -> None:
-    config = llama.Config.from_dict(_TINY)
-    weights = llama.random_weights(config, jax.random.key(0))
+    config = llama.read_config(_TINY)
+    weights = train.random_weights(config, jax.random.key(0))
     export.save_weights(config, weights, tmp_path / "model.safetensors")
     read = export.load_weights(config, tmp_path / "model.safetensors")
     rounded = jax.tree.map(lambda w: w.astype(jnp.bfloat16).astype(jnp.float32), weights)
     assert jax.tree.all(jax.tree.map(np.array_equal, read, rounded))
+
+
+def test_the_committed_checkpoint_reads_as_the_model_that_is_trained() -> None:
+    demo = Path(export.__file__).parents[2] / "examples/llm/demo"
+    config = llama.read_config(train.CONFIG)
+    made = Tokenizer.from_file(str(demo / "tokenizer.json"))
+    text = tokenizer.conversation_text(["What is a violin?", "A violin is a musical instrument."])
+    rows, loss = np.array([made.encode(text).ids], np.int32), jax.jit(train.loss)
+    assert float(loss(export.load_weights(config, demo / "model.safetensors"), rows)) < 3.0
+    # Nothing learned: any token is as likely as any other.
+    assert float(loss(train.random_weights(config, jax.random.key(1)), rows)) > 7.0
+
+
+def test_random_weights_are_repeatable_and_start_as_said() -> None:
+    config = llama.read_config(_TINY | {"attention_bias": True})
+    one, two = (train.random_weights(config, jax.random.key(3)) for _ in range(2))
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
+    layer = one.layers[0]
+    assert (layer.attention_norm.weight.value == 1).all()
+    assert not layer.attention.q.bias.value.any()
+    assert float(one.embedding.weight.value.std()) == pytest.approx(0.02, rel=0.15)
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero() -> None:

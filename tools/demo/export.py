@@ -11,8 +11,8 @@ import json
 import math
 import shutil
 import string
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,11 @@ from tokenizers import Tokenizer
 
 from tools.demo import wordnet
 from tools.demo.tokenizer import BOS, END
-from tools.demo.train import BATCH, CONFIG, SEQUENCE, Weights, loss, pack
-from zml.models import llama
+from tools.demo.train import BATCH, CONFIG, SEQUENCE, loss, pack, sources
+from zml.io import View
+from zml.model_tree import is_leaf
+from zml.models import Decoder, llama
+from zml.models.decoder_config import Config
 
 
 @dataclass(frozen=True)
@@ -37,37 +40,45 @@ class HeldOutLoss:
     tokens: int
 
 
-def trained_weights(path: Path, config: llama.Config) -> tuple[Weights, int]:
+def decoder(config: Config, arrays: Iterable[Any]) -> Decoder:
+    """The model of these weights, given in the order of its leaves and in any shape with as many elements."""
+    declared, tree = jax.tree.flatten(llama.init(View.blank("f32"), config), is_leaf=is_leaf)
+    values = (jnp.asarray(array, jnp.float32) for array in arrays)
+    pairs = zip(declared, values, strict=True)
+    made: Decoder = jax.tree.unflatten(
+        tree, [x.with_value(value.reshape(x.shape.dims)) for x, value in pairs]
+    )
+    return made
+
+
+def trained_weights(path: Path, config: Config) -> tuple[Decoder, int]:
     """The float32 masters of a training checkpoint, and how many steps it has seen."""
-    specs, tree = jax.tree.flatten(llama.weight_specs(config))
     with np.load(path) as saved:
         # The weights come before their moments.
-        leaves = [saved[str(i)] for i in range(len(specs))]
-        return jax.tree.unflatten(tree, leaves), int(saved["count"])
+        arrays = [saved[str(i)] for i in range(len(sources(config)))]
+        return decoder(config, arrays), int(saved["count"])
 
 
-def save_weights(config: llama.Config, weights: Weights, path: Path) -> None:
+def save_weights(config: Config, weights: Decoder, path: Path) -> None:
     """Writes the weights in bfloat16 under their Hugging Face names."""
-    names = [spec.name for spec in jax.tree.leaves(llama.weight_specs(config))]
-    arrays = [np.asarray(leaf.astype(jnp.bfloat16)) for leaf in jax.tree.leaves(weights)]
-    save_file(dict(zip(names, arrays, strict=True)), path, metadata={"format": "pt"})
+    tensors = {
+        source.name: np.asarray(leaf.astype(jnp.bfloat16)).reshape(source.dims)
+        for source, leaf in zip(sources(config), jax.tree.leaves(weights), strict=True)
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
-def load_weights(config: llama.Config, path: Path) -> Weights:
+def load_weights(config: Config, path: Path) -> Decoder:
     """Reads what `save_weights` wrote, widened to float32."""
     tensors = load_file(path)
-    return jax.tree.map(
-        lambda spec: jnp.asarray(tensors[spec.name], jnp.float32), llama.weight_specs(config)
-    )
+    return decoder(config, (tensors[source.name] for source in sources(config)))
 
 
-def held_out_loss(
-    config: llama.Config, weights: Weights, tokenizer: Tokenizer, conversations: Path
-) -> HeldOutLoss:
+def held_out_loss(weights: Decoder, tokenizer: Tokenizer, conversations: Path) -> HeldOutLoss:
     """The loss over all the rows that the conversations are packed into."""
     rows = pack(conversations, tokenizer, 0)
     rows = rows[: len(rows) // BATCH * BATCH]
-    batch_loss = jax.jit(partial(loss, config))
+    batch_loss = jax.jit(loss)
     losses = [float(batch_loss(weights, batch)) for batch in np.split(rows, len(rows) // BATCH)]
     predicted = rows[:, 1:]
     texts = tokenizer.decode_batch(predicted.tolist(), skip_special_tokens=True)
@@ -81,7 +92,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
 
-def model_card(weights: Weights, steps: int, held_out: HeldOutLoss) -> str:
+def model_card(weights: Decoder, steps: int, held_out: HeldOutLoss) -> str:
     """model_card.md with its figures filled in."""
     template = string.Template(Path(__file__).with_name("model_card.md").read_text("utf-8"))
     return template.substitute(
@@ -103,7 +114,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     flags = parser.parse_args()
     flags.output.mkdir(parents=True, exist_ok=True)
-    config = llama.Config.from_dict(CONFIG)
+    config = llama.read_config(CONFIG)
     weights, steps = trained_weights(flags.work_dir / "checkpoint.npz", config)
     save_weights(config, weights, flags.output / "model.safetensors")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -115,7 +126,7 @@ def main() -> None:
     sampling = {"do_sample": True, "temperature": 0.3, "top_p": 0.9}
     write_json(flags.output / "generation_config.json", {**ids, **sampling})
     exported = load_weights(config, flags.output / "model.safetensors")
-    held_out = held_out_loss(config, exported, tokenizer, flags.work_dir / "heldout.jsonl")
+    held_out = held_out_loss(exported, tokenizer, flags.work_dir / "heldout.jsonl")
     (flags.output / "README.md").write_text(model_card(weights, steps, held_out), "utf-8")
     license_text = wordnet.license_text(flags.work_dir / "wordnet/usr/share/wordnet")
     (flags.output / "LICENSE").write_text(license_text, "utf-8")

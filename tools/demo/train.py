@@ -24,7 +24,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tools.demo.tokenizer import VOCAB_SIZE, conversation_text
-from zml.models import llama
+from zml.declared import Source
+from zml.io import View
+from zml.model_tree import is_leaf, leaves
+from zml.models import Decoder, llama
+from zml.models.decoder_config import Config
+from zml.tensor import Tensor
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -50,8 +55,30 @@ BATCH = 8
 # What is read until which part of the time is over. After all words come the well known ones and then
 # the best known: in an hour nothing can be learned by heart that is seen only once.
 PHASES = (("train.jsonl", 0.2), ("common.jsonl", 0.85), ("basic.jsonl", 1.0))
-Weights = llama.Weights[jax.Array]
-State = tuple[Weights, Weights, Weights]  # weights, first moments, second moments
+type State = tuple[Decoder, Decoder, Decoder]
+"""Weights, first moments, second moments; the tensors of a Decoder are a pytree."""
+
+
+def sources(config: Config) -> list[Source]:
+    """Names and shapes in a checkpoint, in the order of the leaves of a Decoder."""
+    return [x.source for x in leaves(llama.init(View.blank("f32"), config))]
+
+
+def random_weights(config: Config, key: jax.Array) -> Decoder:
+    """Weights to start training from: normal with std 0.02, ones for norms, zeros for biases."""
+    declared, tree = jax.tree.flatten(llama.init(View.blank("f32"), config), is_leaf=is_leaf)
+
+    def start(x: Tensor, key: jax.Array) -> Tensor:
+        name = x.source.name if x.source else ""
+        if name.endswith("norm.weight"):
+            return x.with_value(jnp.ones(x.shape.dims))
+        if name.endswith(".bias"):
+            return x.with_value(jnp.zeros(x.shape.dims))
+        return x.with_value(0.02 * jax.random.normal(key, x.shape.dims))
+
+    keys = jax.random.split(key, len(declared))
+    weights: Decoder = jax.tree.unflatten(tree, map(start, declared, keys))
+    return weights
 
 
 def pack(path: Path, tokenizer: Tokenizer, seed: int) -> np.ndarray:
@@ -71,9 +98,9 @@ def pack(path: Path, tokenizer: Tokenizer, seed: int) -> np.ndarray:
     return np.array(rows, np.int32)
 
 
-def loss(config: llama.Config, weights: Weights, rows: jax.Array) -> jax.Array:
+def loss(weights: Decoder, rows: jax.Array | np.ndarray) -> jax.Array:
     """Mean cross entropy in nats of the rows [batch, n + 1]: each token predicts the next."""
-    logits = jax.vmap(partial(llama.forward, config, weights))(rows[:, :-1])
+    logits = jax.vmap(lambda row: weights.forward(Tensor(row, ("s",))).value)(rows[:, :-1])
     picked = jnp.take_along_axis(logits, rows[:, 1:, None], -1)[..., 0]
     return jnp.mean(jax.nn.logsumexp(logits, -1) - picked)
 
@@ -92,33 +119,35 @@ def _orthogonal(matrix: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def step(
-    config: llama.Config, state: State, rows: jax.Array, count: jax.Array, rate: jax.Array
+    config: Config, state: State, rows: jax.Array, count: jax.Array, rate: jax.Array
 ) -> tuple[State, jax.Array]:
     """One update; `count` is 1 at the first step, `rate` is the learning rate."""
-    weights, means, squares = state
 
-    def low_precision_loss(master: Weights) -> jax.Array:
-        return loss(config, jax.tree.map(lambda w: w.astype(jnp.bfloat16), master), rows)
+    def low_precision_loss(master: Decoder) -> jax.Array:
+        return loss(jax.tree.map(lambda w: w.astype(jnp.bfloat16), master), rows)
 
-    value, gradient = jax.value_and_grad(low_precision_loss)(weights)
+    value, gradient = jax.value_and_grad(low_precision_loss)(state[0])
     norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
     gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, 1.0 / norm), gradient)
-    in_layers = jax.tree.map(lambda _: True, weights.layers)
-    use_muon = jax.tree.map(lambda _: False, weights)
-    use_muon = llama.Weights(use_muon.embedding, in_layers, use_muon.norm, use_muon.lm_head)
 
-    def update(w: Any, g: Any, m: Any, s: Any, in_layer: bool) -> tuple[Any, Any, Any]:
-        if in_layer and w.ndim == 2:
+    def update(source: Source, g: Any, w: Any, m: Any, s: Any) -> tuple[Any, Any, Any]:
+        if source.name.startswith("model.layers.") and len(source.dims) == 2:
             m = 0.95 * m + g
-            scale = 0.2 * max(w.shape) ** 0.5  # brings the update to the size of Adam's
-            return w * (1 - 0.1 * rate) - rate * scale * _orthogonal(g + 0.95 * m), m, s
+            scale = 0.2 * max(source.dims) ** 0.5  # brings the update to the size of Adam's
+            # As the matrix that it is in a checkpoint: here its rows may be heads and their elements.
+            direction = _orthogonal((g + 0.95 * m).reshape(source.dims)).reshape(w.shape)
+            return w * (1 - 0.1 * rate) - rate * scale * direction, m, s
         m, s = 0.9 * m + 0.1 * g, 0.99 * s + 0.01 * g * g
         direction = m / (1 - 0.9**count) / (jnp.sqrt(s / (1 - 0.99**count)) + 1e-9)
         return w - rate * direction, m, s
 
-    updated = jax.tree.map(update, weights, gradient, means, squares, use_muon)
-    outer = jax.tree.structure(weights)
-    return jax.tree.transpose(outer, jax.tree.structure((0, 0, 0)), updated), value
+    parts = map(jax.tree.leaves, (gradient, *state))
+    updated = map(update, sources(config), *parts)
+    tree = jax.tree.structure(state[0])
+    weights, means, squares = (
+        jax.tree.unflatten(tree, part) for part in zip(*updated, strict=True)
+    )
+    return (weights, means, squares), value
 
 
 def learning_rate(peak: float, count: int, progress: float) -> float:
@@ -160,9 +189,9 @@ def main() -> None:
     parser.add_argument("--peak_rate", type=float, default=3e-3)
     parser.add_argument("--save_seconds", type=float, default=240.0)
     flags = parser.parse_args()
-    config = llama.Config.from_dict(CONFIG)
+    config = llama.read_config(CONFIG)
     tokenizer = Tokenizer.from_file(str(flags.work_dir / "tokenizer/tokenizer.json"))
-    weights = llama.random_weights(config, jax.random.key(0))
+    weights = random_weights(config, jax.random.key(0))
     zeros = partial(jax.tree.map, jnp.zeros_like)
     state: State = (weights, zeros(weights), zeros(weights))
     checkpoint = flags.work_dir / "checkpoint.npz"
@@ -170,7 +199,7 @@ def main() -> None:
     if checkpoint.exists():
         state, count, seconds_before = restore(checkpoint, state)
     held_out = pack(flags.work_dir / "heldout.jsonl", tokenizer, 0)[:64]
-    held_out_loss = jax.jit(partial(loss, config))
+    held_out_loss = jax.jit(loss)
     phases = [
         (batches(flags.work_dir / name, tokenizer, BATCH, seed=count), until)
         for name, until in PHASES
