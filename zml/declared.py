@@ -44,6 +44,6 @@ class Declared(jax.ShapeDtypeStruct):
         source: Source | None = None,
         memory: str | None = None,
     ) -> None:
-        super().__init__(dims, dtype)
+        super().__init__(dims, dtype)  # type: ignore[no-untyped-call]
         self.source = source
         self.memory = memory

@@ -54,6 +54,8 @@ def test_the_leaves_are_named_as_python_writes_them() -> None:
 
 
 def test_static_fields_are_structure() -> None:
+    one: Any
+    other: Any
     one, other = (
         jax.tree.structure(Linear(declared(d=4))),
         jax.tree.structure(Linear(declared(d=4), eps=2.0)),

@@ -13,15 +13,15 @@ from zml.llm.chat import Message
 from zml.llm.engine import Engine, Piece
 from zml.llm.sampling import Sampling
 from zml.platform import Platform
-from zml.testing import files
+from zml.testing import tiny
 
 Chat = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    folder = files.checkpoint(tmp_path_factory.mktemp("chat") / "model")
-    engine = Engine.open(str(folder), Platform.init(), seqlen=40)
+    folder = tiny.checkpoint(tmp_path_factory.mktemp("chat") / "model")
+    engine = Engine.open(str(folder), Platform.init("cpu"), seqlen=40)
     engine.start()
     return engine
 
@@ -130,9 +130,9 @@ def test_ctrl_c_ends_the_answer_and_keeps_the_chat(
 
 
 def test_a_checkpoint_without_a_template_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
-    files.checkpoint(tmp_path)
+    tiny.checkpoint(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
-    engine = Engine.open(str(tmp_path), Platform.init())
+    engine = Engine.open(str(tmp_path), Platform.init("cpu"))
     options = parse(["llm"])
     assert options is not None
     with pytest.raises(Exception, match=r"no chat template .* --raw"):

@@ -1,8 +1,9 @@
 """The flags of the llm example. Light: `--help` and a wrong flag answer without importing jax."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from absl import flags
 
@@ -19,127 +20,106 @@ Generated text goes to stdout, everything else to stderr.
 """
 
 
+def _flag(default: Any, text: str, **limits: Any) -> Any:
+    """A field of Options that is a flag; `limits` are those of absl's DEFINE functions."""
+    return field(default=default, metadata={"help": text, **limits})
+
+
 @dataclass(frozen=True)
 class Options:
-    """The checked flags; None where a flag was not given and has no fixed default."""
+    """The checked flags, each one a field; None where a flag was not given and has no fixed default."""
 
-    model: str | None
-    prompt: str | None
-    raw: bool
-    prompt_token_ids: tuple[int, ...] | None
-    seqlen: int | None
-    max_new_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    seed: int
-    stop: tuple[str, ...]
-    ignore_eos: bool
-    platform: str
-    cpu_device_count: int
-    backend: str
-    dtype: str
-    quantize: str
-    dry_run: bool
-    profile: str | None
-    json: bool
-    debug: bool
+    model: str | None = _flag(
+        None, "Folder of a checkpoint in Hugging Face's layout. Default: the embedded demo."
+    )
+    prompt: str | None = _flag(
+        None, "The prompt. Absent: chat on a terminal, else the prompt is read from stdin."
+    )
+    raw: bool = _flag(False, "Continue the prompt as it stands, without the chat template.")
+    prompt_token_ids: tuple[int, ...] | None = _flag(
+        None, "The prompt as token ids, 1,2,3; no tokenizer is needed then."
+    )
+    seqlen: int | None = _flag(
+        None,
+        "Context in tokens, prompt and answer. Default: the model's own, at most 2048.",
+        lower_bound=1,
+    )
+    max_new_tokens: int | None = _flag(
+        None, "Stop after so many tokens. Default: when the context is full.", lower_bound=1
+    )
+    temperature: float | None = _flag(
+        None, "0 is greedy. Default, as for the next four: what generation_config.json says."
+    )
+    top_k: int | None = _flag(None, "Sample among the k likeliest tokens only; 0: all.")
+    top_p: float | None = _flag(
+        None, "Sample among the likeliest tokens that make up this probability."
+    )
+    min_p: float | None = _flag(None, "Drop tokens less likely than this share of the likeliest.")
+    repetition_penalty: float | None = _flag(
+        None,
+        "Divide the logits of tokens that are there already by this (multiply where below 0); 1: off.",
+    )
+    presence_penalty: float | None = _flag(
+        None, "Take this from the logits of tokens generated already; 0: off."
+    )
+    frequency_penalty: float | None = _flag(
+        None, "The same for each time a token was generated; 0: off."
+    )
+    seed: int = _flag(0, "Seed of the sampling: same seed, same text.")
+    stop: tuple[str, ...] = _flag((), "End the answer before this text. May be repeated.")
+    ignore_eos: bool = _flag(False, "Go on after an end-of-sequence token.")
+    platform: str = _flag(
+        "auto", "auto, cpu, cuda, rocm, tpu or neuron. auto takes the best that is there."
+    )
+    cpu_device_count: int | None = _flag(
+        None,
+        "Split the CPU into so many devices and the model over them.",
+        lower_bound=1,
+        upper_bound=256,
+    )
+    backend: str = _flag(
+        "auto", "The attention backend. auto takes the best that the platform has."
+    )
+    dtype: str = _flag(
+        "auto",
+        "What weights and KV cache are held in. auto: float32 on cpu, the checkpoint's elsewhere.",
+        enum_values=["auto", "float32", "bfloat16", "float16"],
+    )
+    quantize: str = _flag("none", "none.")
+    dry_run: bool = _flag(False, "Print the memory plan and exit; weights are not loaded.")
+    profile: str | None = _flag(None, "Write a profile of the generation into this folder.")
+    json: bool = _flag(False, "Print one JSON object instead of the text.")
+    debug: bool = _flag(False, "Show debug log lines, and tracebacks of errors.")
+
+    def sampling(self) -> dict[str, float | None]:
+        """The flags about sampling."""
+        return {name: getattr(self, name) for name in _SAMPLING}
+
+
+_SAMPLING = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+)  # fmt: skip
+_DEFINE: dict[Any, Callable[..., Any]] = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    int | None: flags.DEFINE_integer,
+    float | None: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    str | None: flags.DEFINE_string,
+    tuple[int, ...] | None: flags.DEFINE_list,
+    tuple[str, ...]: flags.DEFINE_multi_string,
+}
 
 
 def _define() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "Print this and exit.", short_name="h", flag_values=values)
-    flags.DEFINE_string(
-        "model",
-        None,
-        "Folder of a checkpoint in Hugging Face's layout. Default: the embedded demo.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "prompt",
-        None,
-        "The prompt. Absent: chat on a terminal, else the prompt is read from stdin.",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean(
-        "raw",
-        False,
-        "Continue the prompt as it stands, without the chat template.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "prompt_token_ids",
-        None,
-        "The prompt as token ids, 1,2,3; no tokenizer is needed then.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "seqlen", None, "Context in tokens, prompt and answer. Default: the model's own, at most 2048.",
-        lower_bound=1, flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_integer(
-        "max_new_tokens", None, "Stop after so many tokens. Default: when the context is full.",
-        lower_bound=1, flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_float(
-        "temperature",
-        None,
-        "0 is greedy. Default, as for the next three: what generation_config.json says.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "top_k", None, "Sample among the k likeliest tokens only; 0: all.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "top_p",
-        None,
-        "Sample among the likeliest tokens that make up this probability.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "min_p",
-        None,
-        "Drop tokens less likely than this share of the likeliest.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "seed", 0, "Seed of the sampling: same seed, same text.", flag_values=values
-    )
-    flags.DEFINE_multi_string(
-        "stop", [], "End the answer before this text. May be repeated.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "ignore_eos", False, "Go on after an end-of-sequence token.", flag_values=values
-    )
-    flags.DEFINE_string("platform", "auto", "auto or cpu.", flag_values=values)
-    flags.DEFINE_integer(
-        "cpu_device_count", 1, "Split the CPU into so many devices and the model over them.",
-        lower_bound=1, upper_bound=256, flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_string(
-        "backend", "auto", "Attention backend: auto or vanilla.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "dtype", "auto", ["auto", "float32", "bfloat16", "float16"],
-        "What weights and KV cache are held in. auto: float32 on cpu, the checkpoint's elsewhere.", flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_string("quantize", "none", "none.", flag_values=values)
-    flags.DEFINE_boolean(
-        "dry_run",
-        False,
-        "Print the memory plan and exit; weights are not loaded.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "profile", None, "Write a profile of the generation into this folder.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "json", False, "Print one JSON object instead of the text.", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "debug", False, "Show debug log lines, and tracebacks of errors.", flag_values=values
-    )
+    for option in fields(Options):
+        limits = dict(option.metadata)
+        text = limits.pop("help")
+        define = flags.DEFINE_enum if "enum_values" in limits else _DEFINE[option.type]
+        default: Any = list(option.default) if isinstance(option.default, tuple) else option.default
+        define(option.name, default, help=text, flag_values=values, **limits)
     return values
 
 
@@ -161,22 +141,16 @@ def parse(argv: Sequence[str]) -> Options | None:
         sys.stdout.write(_help(values))
         return None
     ids = values.prompt_token_ids
-    options = Options(
-        **{
-            name: getattr(values, name)
-            for name in Options.__annotations__
-            if name not in ("prompt_token_ids", "stop")
-        },
-        prompt_token_ids=None if ids is None else _token_ids(ids),
-        stop=tuple(values.stop),
-    )
+    given = {option.name: getattr(values, option.name) for option in fields(Options)}
+    given["prompt_token_ids"] = None if ids is None else _token_ids(ids)
+    options = Options(**given | {"stop": tuple(values.stop)})
     _check(options)
     return options
 
 
 def _help(values: flags.FlagValues) -> str:
     lines = [_USAGE]
-    for name in Options.__annotations__:
+    for name in (option.name for option in fields(Options)):
         flag = values[name]
         default = "" if flag.default in (None, False, []) else f" (default {flag.default})"
         lines.append(f"  --{name}\n      {flag.help}{default}")
@@ -217,13 +191,5 @@ def _check(options: Options) -> None:
         # Bytes of the command line that are not UTF-8 arrive as lone surrogates.
         if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
             raise UsageError(f"--{name} is not valid UTF-8: {text!r:.200}")
-    if options.platform not in ("auto", "cpu"):
-        raise UnsupportedError(
-            f"--platform={options.platform}: not supported yet; this build runs on 'cpu' only (auto picks it)"
-        )
-    if options.backend not in ("auto", "vanilla"):
-        raise UnsupportedError(
-            f"--backend={options.backend}: not supported yet; this build has 'vanilla' only (auto picks it)"
-        )
     if options.quantize != "none":
         raise UnsupportedError(f"--quantize={options.quantize}: not supported yet; expected 'none'")

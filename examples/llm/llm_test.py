@@ -176,6 +176,48 @@ def test_dry_run_prints_the_plan_and_loads_nothing(
     assert "Loaded weights" not in err
 
 
+def test_the_plan_is_of_each_device(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = []
+    for count in (1, 2):
+        assert run(f"--model={model}", "--dry_run", "--json", f"--cpu_device_count={count}") == 0
+        plans.append(json.loads(capsys.readouterr().out)["memory_plan"])
+    assert [plan["devices"] for plan in plans] == [1, 2]
+    norms = 4 * 3 * 16
+    # The one KV head is there twice, once on each device; all but the norms is cut, so the queries' half is saved.
+    assert plans[1]["kv_cache"] == plans[0]["kv_cache"]
+    repeated = 4 * 2 * 8 * 16
+    assert plans[1]["weights"] == (plans[0]["weights"] - norms + repeated) // 2 + norms
+    assert run(f"--model={model}", "--dry_run", "--cpu_device_count=2") == 0
+    assert "On each of 2 devices:" in capsys.readouterr().out
+
+
+def test_the_penalty_of_generation_config_applies_and_a_flag_goes_over_it(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tokens(*flags: str) -> list[int]:
+        command = (
+            f"--model={model}",
+            "--prompt=Hi",
+            "--max_new_tokens=20",
+            "--ignore_eos",
+            "--json",
+        )
+        assert run(*command, *flags) == 0
+        ids: list[int] = json.loads(capsys.readouterr().out)["token_ids"]
+        return ids
+
+    plain = tokens()
+    assert len(set(plain)) < 20  # a tiny model says the same again and again
+    (model / "generation_config.json").write_text('{"repetition_penalty": 50.0}')
+    penalized = tokens()
+    assert penalized == tokens("--temperature=0") != plain
+    assert len(set(penalized)) > len(set(plain))
+    assert tokens("--repetition_penalty=1") == plain
+    assert (
+        tokens("--repetition_penalty=1", "--presence_penalty=2", "--frequency_penalty=2") != plain
+    )
+
+
 def test_token_ids_need_no_tokenizer(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (model / "tokenizer.json").unlink()
     assert run(f"--model={model}", "--prompt_token_ids=1,2,3", "--max_new_tokens=2", "--json") == 0
@@ -209,8 +251,23 @@ def test_relative_model_is_taken_from_where_bazel_run_was_called(
         (["--prompt="], 2, "prompt is empty"),
         (["--raw", "--prompt_token_ids=1"], 2, "--raw"),
         (["hello"], 2, "unexpected argument 'hello'"),
-        (["--platform=cuda"], 1, "not supported yet"),
-        (["--backend=cuda_fa3"], 1, "not supported yet"),
+        (
+            ["--platform=abacus", "--prompt=x"],
+            2,
+            "'abacus' is not a platform; expected one of cpu, cuda",
+        ),
+        (["--platform=cuda", "--prompt=x"], 1, "cuda"),
+        (["--platform=rocm", "--prompt=x"], 1, "rocm"),
+        (["--platform=tpu", "--prompt=x"], 1, "tpu"),
+        (["--platform=neuron", "--prompt=x"], 1, "neuron"),
+        (["--platform=cuda", "--cpu_device_count=2", "--prompt=x"], 2, "takes no CPU options"),
+        (["--backend=slide_rule", "--prompt=x"], 1, "attention backend 'slide_rule' is unknown"),
+        (["--backend=cuda_fa3", "--prompt=x"], 1, "'cuda_fa3' is not in this build"),
+        (
+            ["--repetition_penalty=0", "--prompt=x"],
+            2,
+            "--repetition_penalty=0.0: expected more than 0",
+        ),
         (["--quantize=int8"], 1, "not supported yet"),
         (
             ["--prompt_token_ids=1,2,300"],
@@ -287,7 +344,10 @@ _NORM = "model.norm.weight"
             _save(lambda t: t.update({_NORM: t[_NORM][:8]})),
             "model.norm.weight is [8], expected [16]",
         ),
-        (_save(lambda t: t.update({_NORM: np.ones(16, np.int8)})), "is I8, expected one of"),
+        (
+            _save(lambda t: t.update({_NORM: np.ones(16, np.int8)})),
+            "model.norm.weight is I8, expected F16 or",
+        ),
         (_truncate, "cut short"),
         (_damage_header, "the header claims 10000000 bytes"),
     ],

@@ -85,7 +85,7 @@ def _run(options: Options, began: float) -> int:
 
     folder = default_folder()
     cache = ExecutableCache(folder) if folder else None
-    devices = CpuOptions(options.cpu_device_count)
+    devices = CpuOptions(options.cpu_device_count) if options.cpu_device_count else None
     if options.platform == "auto":
         platform = Platform.auto(devices, cache=cache)
     else:
@@ -116,14 +116,7 @@ def _generate(engine: "Engine", options: Options, began: float) -> int:
     from examples.llm import chat, once
     from zml.llm.sampling import resolve
 
-    sampling = resolve(
-        engine.checkpoint.generation_config,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        seed=options.seed,
-    )
+    sampling = resolve(engine.checkpoint.generation_config, **options.sampling())
     interactive = options.prompt is None and options.prompt_token_ids is None and _terminal()
     if interactive and not options.json:
         return chat.run(engine, options, sampling)

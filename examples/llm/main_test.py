@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from examples.llm.main import main
-from zml.testing import files
+from zml.testing import tiny
 
 _IDS = "--prompt_token_ids=5,6,7"
 
@@ -18,7 +18,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return files.checkpoint(tmp_path_factory.mktemp("llm") / "model")
+    return tiny.checkpoint(tmp_path_factory.mktemp("llm") / "model")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_fault_of_the_program_is_not_hidden(run: Run, monkeypatch: pytest.Monk
 
 
 def test_a_stop_needs_a_tokenizer(run: Run, tmp_path: Path) -> None:
-    files.checkpoint(tmp_path)
+    tiny.checkpoint(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     assert run(_IDS, folder=tmp_path)[0] == 0
     code, _, err = run(_IDS, "--stop=x", folder=tmp_path)

@@ -20,7 +20,7 @@ EXAMPLE_PROMPT = "What is a violin?"
 def run(engine: Engine, options: Options, sampling: Sampling, began: float) -> int:
     """Generates and prints; `began` is the program's start on the monotonic clock."""
     prompt = _prompt_ids(engine, options)
-    engine.check_prompt(prompt)
+    engine.deployment.check_prompt(prompt)
     engine.start(len(prompt))
     startup = time.perf_counter() - began
     tokens: list[int] = []

@@ -256,14 +256,10 @@ def _explain(name: str, runtime: Runtime, module: lowering.Module, message: str)
     said = f"compiling {name} for {runtime.device_name}: {message}"
     if not frames:
         return said
-    # Innermost first. What called for the compilation is of no help; nor are zml's own lines, unless there are no others.
-    called = (
-        [frame[0] for frame in frames].index(program.__file__)
-        if program.__file__ in dict(frames)
-        else None
-    )
-    inside = frames[:called] or frames
+    # Innermost first. The caller of the compilation is of no help; nor are zml's own lines, unless there are no others.
+    names = [file for file, _ in frames]
+    inside = frames[: names.index(program.__file__)] if program.__file__ in names else frames
     users = [f for f in inside if _ZML not in Path(f[0]).parents or f[0].endswith("_test.py")]
     above_ops = [f for f in inside if not f[0].startswith((f"{_ZML}/ops/", f"{_ZML}/tensor.py"))]
-    file, line = (users or above_ops or inside)[0]
+    file, line = (users or above_ops or frames)[0]
     return f"{said}\n  at {file}:{line}: {linecache.getline(file, line).strip()}"

@@ -172,8 +172,8 @@ class Exe:
         ):
             return
         where = f"{self.name}: the argument {value.name} {buffer.shape} "
-        ours, theirs = value.sharding.device_set, given.device_set
-        if ours != theirs:
+        theirs: set[Any] = given.device_set
+        if theirs != value.sharding.device_set:
             names = " and ".join(sorted({str(device.client.platform) for device in theirs}))
             raise BufferError(
                 f"{where}is on {len(theirs)} devices ({names}) of another platform or sharding, but the program "
@@ -223,7 +223,7 @@ class Runner:
             raise BufferError(
                 f"{exe.name}: {len(leading)} arguments are baked, but it takes {len(children)}"
             )
-        bound = jax.tree_util.treedef_tuple(children[: len(leading)])
+        bound: Any = jax.tree_util.treedef_tuple(children[: len(leading)])
         inputs, count = exe.signature.inputs, bound.num_leaves
         for result in exe.signature.results:
             if result.aliases is not None and result.aliases < count:

@@ -18,16 +18,15 @@ from zml.errors import CheckpointError
 from zml.io.safetensors import Entry
 from zml.io.store import TensorStore, first_names
 from zml.io.view import STORED
-from zml.model_tree import is_leaf, leaves, named_leaves
+from zml.model_tree import is_leaf, leaves
 from zml.shape import Shape
 from zml.sharding import Sharding, select
 from zml.tensor import Tensor
 from zml.units import binary_size
 
 _READERS = 4
-_ALIGNMENT = (
-    64  # bytes; PJRT's CPU client aliases memory that is so aligned and copies other memory
-)
+# In bytes: PJRT's CPU client aliases memory that is so aligned, and copies other memory.
+_ALIGNMENT = 64
 
 
 class Placer(Protocol):
@@ -64,8 +63,6 @@ def load[M](
             len(unused),
             first_names(unused),
         )
-    for path, tensor in named_leaves(model):
-        _check(path, tensor, store)
 
     def one(tensor: Tensor) -> Buffer:
         source = tensor.source
@@ -98,25 +95,6 @@ def stored_bytes(model: Any, store: TensorStore) -> int:
     """Bytes on disk of a model's tensors."""
     names = {leaf.source.name for leaf in leaves(model) if leaf.source is not None}
     return sum(store.entries[name].end - store.entries[name].begin for name in names)
-
-
-def _check(path: str, tensor: Any, store: TensorStore) -> None:
-    if not isinstance(tensor, Tensor) or tensor.source is None:
-        raise CheckpointError(
-            f"{path} of the model is {tensor!r:.120}, which is not of a checkpoint; declare it with View.tensor"
-        )
-    entry = store.entries[tensor.source.name]
-    if entry.dtype not in STORED:
-        raise CheckpointError(
-            f"{entry.file}: tensor {tensor.source.name!r} is {entry.dtype}, expected one of {', '.join(STORED)} "
-            "(quantized checkpoints are not supported yet)"
-        )
-    stored = STORED[entry.dtype]
-    if stored != tensor.dtype and (stored.kind, tensor.dtype.kind) != ("float", "float"):
-        raise CheckpointError(
-            f"{entry.file}: tensor {tensor.source.name!r} is {entry.dtype}, but the model declares {tensor.dtype}; "
-            "only floats are converted"
-        )
 
 
 def _declared_form(host: np.ndarray, shape: Shape, repeat: Repeat | None) -> np.ndarray:

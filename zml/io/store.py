@@ -9,8 +9,9 @@ from typing import Any
 from zml.dtypes import DType
 from zml.errors import CheckpointError
 from zml.io.safetensors import Entry, read_header
-from zml.io.view import View
-from zml.model_tree import leaves
+from zml.io.view import FLOATS, STORED, View
+from zml.model_tree import named_leaves
+from zml.tensor import Tensor
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -40,33 +41,50 @@ class TensorStore:
         )
 
     def view(self, dtype: Any = None) -> View:
-        """Where a model declares its tensors from. `dtype`: what floats are held in; None: as they are stored."""
+        """Where a model declares its tensors from. `dtype`: what they are held in; None: as they are stored."""
         return View(str(self.where), self.entries, None if dtype is None else DType.of(dtype))
 
     def check(self, model: Any) -> list[str]:
-        """Refuses tensors of a model that are missing or of another shape, all named in one error.
+        """Refuses tensors of a model that are missing or of another shape or type, all named in one error.
 
         Returns the names in the checkpoint that the model does not use. Raises CheckpointError.
         """
-        sources = [source for leaf in leaves(model) if (source := leaf.source) is not None]
-        missing = [source.name for source in sources if source.name not in self.entries]
-        unused = sorted(self.entries.keys() - {source.name for source in sources})
-        wrong = [
-            f"{source.name} is {list(self.entries[source.name].shape)}, expected {list(source.dims)}"
-            for source in sources
-            if source.name in self.entries and self.entries[source.name].shape != source.dims
-        ]
+        used: set[str] = set()
+        missing, wrong = [], []
+        for path, tensor in named_leaves(model):
+            if not isinstance(tensor, Tensor) or tensor.source is None:
+                raise CheckpointError(
+                    f"{path} of the model is {tensor!r:.120}, which is not of a checkpoint; declare it with View.tensor"
+                )
+            name = tensor.source.name
+            used.add(name)
+            if name not in self.entries:
+                missing.append(name)
+            else:
+                wrong += _faults(self.entries[name], tensor)
         if missing or wrong:
             faults = [f"{first_names(missing)} missing"] if missing else []
             faults += [first_names(wrong)] if wrong else []
-            others = (
-                f" It has {first_names(unused)}, which the model does not use." if unused else ""
-            )
             raise CheckpointError(
-                f"{self.where}: the checkpoint does not fit the model: {'; '.join(faults)}.{others} Are the model's "
-                "names and sizes (config.json) those of these safetensors files?"
+                f"{self.where}: the weights do not fit config.json: {'; '.join(faults)}. "
+                "Are config.json and the safetensors files of the same model?"
             )
-        return unused
+        return sorted(self.entries.keys() - used)
+
+
+def _faults(entry: Entry, tensor: Tensor) -> list[str]:
+    """What is in the way of loading a tensor from its entry."""
+    assert tensor.source is not None
+    name, faults = tensor.source.name, []
+    if entry.shape != tensor.source.dims:
+        faults.append(f"{name} is {list(entry.shape)}, expected {list(tensor.source.dims)}")
+    if STORED.get(entry.dtype) != tensor.dtype and not (
+        entry.dtype in FLOATS and any(tensor.dtype == STORED[x] for x in FLOATS)
+    ):
+        same = next((stored for stored, dtype in STORED.items() if dtype == tensor.dtype), None)
+        expected = FLOATS if same in FLOATS else (same or str(tensor.dtype),)
+        faults.append(f"{name} is {entry.dtype}, expected {' or '.join(expected)}")
+    return faults
 
 
 def first_names(names: list[str], most: int = 4) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zml.errors import CheckpointError
-from zml.io import TensorStore, WeightSpec
+from zml.io import TensorStore
 from zml.testing.files import tensors
 
 _ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -84,15 +84,33 @@ def test_a_damaged_index_is_an_error(content: bytes, tmp_path: Path) -> None:
         TensorStore.open(tmp_path)
 
 
-def test_check_names_what_does_not_fit_and_what_is_left_over(tmp_path: Path) -> None:
-    arrays = dict.fromkeys("abz", _ARRAY)
+def test_check_names_all_that_does_not_fit_and_what_is_left_over(tmp_path: Path) -> None:
+    arrays = dict.fromkeys("abz", _ARRAY) | {"i": np.ones(2, np.int32)}
     (tmp_path / "model.safetensors").write_bytes(tensors(arrays))
     store = TensorStore.open(tmp_path)
-    assert store.check([WeightSpec("a", (2, 3))]) == ["b", "z"]
-    wrong = [WeightSpec("a", (3, 2)), WeightSpec("b", (2, 3, 1)), WeightSpec("z", (2, 3))]
-    missing = [WeightSpec(f"m{i}", (1,)) for i in range(6)]
+    view = store.view("bf16")
+    good = [view.tensor("a", {"x": 2, "y": 3}), view.tensor("a", {"n": 6}, stored=(2, 3))]
+    assert store.check(good) == ["b", "i", "z"]
+    wrong = [
+        view.tensor("a", {"x": 3, "y": 2}),
+        view.tensor("b", {"x": 2, "y": 3, "z": 1}),
+        view.tensor("z", {"x": 2, "y": 3}, dtype="i32"),
+        view.tensor("i", {"x": 2}),
+        view.tensor("z", {"x": 7}),
+    ]
+    missing = [view.tensor(f"m{i}", {"x": 1}) for i in range(6)]
     with pytest.raises(CheckpointError) as error:
-        store.check(wrong + missing)
+        store.check(wrong + missing + good)
     message = str(error.value)
+    assert message.startswith(f"{tmp_path}: ")
     assert "m0, m1, m2, m3 and 2 more missing" in message
     assert "a is [2, 3], expected [3, 2], b is [2, 3], expected [2, 3, 1]" in message
+    assert "z is F32, expected I32, i is I32, expected F16 or BF16 or F32 or F64" in message
+    assert "and 1 more" in message
+
+
+def test_a_view_of_the_store_knows_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(tensors({"a": _ARRAY}))
+    view = TensorStore.open(str(tmp_path)).view("bfloat16")
+    assert (view.where, view.path, view.dtype) == (str(tmp_path), "", "bf16")
+    assert view.tensor("a", ("x", "y")).shape.dims == (2, 3)

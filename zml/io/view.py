@@ -20,8 +20,8 @@ STORED = {
     "F64": DType.F64, "F8_E4M3": DType.F8E4M3FN, "F8_E5M2": DType.F8E5M2,
 }  # fmt: skip
 """The safetensors dtypes that can be loaded."""
-_FLOATS = {"F16", "BF16", "F32", "F64"}
-"""What a view's dtype is about: other stored types mean something by themselves."""
+FLOATS = ("F16", "BF16", "F32", "F64")
+"""Those that are converted into one another: the elements of other types mean nothing without a scale."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class View:
     """`store.view().prefix("model.layers").layer(3)` stands at `model.layers.3`.
 
     Nothing is read but the headers, which are here already. Without a checkpoint (`View.blank`) a model can be declared
-    too: to be trained, or compiled only. `dtype` is what floats are declared in; None: as they are stored.
+    too: to be trained, or compiled only. `dtype` is what tensors are declared in; None: as they are stored.
     """
 
     where: str
@@ -62,27 +62,24 @@ class View:
         *,
         stored: Sequence[int] | None = None,
         repeat: Repeat | None = None,
+        dtype: Any = None,
         **partitions: AxisPartition,
     ) -> Tensor:
         """Declares a tensor: `view.tensor("weight", {"dout": 4096, "d": 1024}, dout="model")`.
 
         Tags alone, `("dout", "d")`, take the dims from the checkpoint. `stored` is the shape there where it is another
-        (as many elements in the same order, before the repeats of `repeat`). What the checkpoint lacks, or has in
-        another shape, is reported when it is checked or loaded, all of it in one error; with tags alone at once.
+        (as many elements in the same order, before the repeats of `repeat`); `dtype` goes over the view's. What the
+        checkpoint lacks, or has in another shape or type, is reported when it is checked or loaded, all of it in one
+        error; with tags alone at once. Raises ShapeError for a `stored` or a `repeat` that does not fit the dims.
         """
         full = self._full(name)
         entry = None if self.entries is None else self.entries.get(full)
         if not isinstance(dims, Mapping):
             dims = self._dims(full, entry, tuple(dims))
-        dtype = self.dtype
-        if entry is not None and (dtype is None or entry.dtype not in _FLOATS):
-            dtype = STORED.get(entry.dtype, dtype)
+        dtype = dtype or self.dtype or (STORED.get(entry.dtype) if entry else None)
         # A tensor that is missing is declared all the same, so that all that are missing can be named together.
         shape = Shape(dims, dtype or DType.F32, partitions)
-        once = [
-            dim // repeat.times if repeat and tag == repeat.tag else dim
-            for tag, dim in shape.items()
-        ]
+        once = shape.dims if repeat is None else _before(repeat, full, shape).dims
         stored = tuple(once if stored is None else stored)
         if math.prod(stored) != math.prod(once):
             raise ShapeError(
@@ -106,3 +103,13 @@ class View:
                 "give one tag for each axis"
             )
         return dict(zip(tags, entry.shape, strict=True))
+
+
+def _before(repeat: Repeat, name: str, shape: Shape) -> Shape:
+    """The shape without its repeats."""
+    if repeat.times < 1 or repeat.tag not in shape or shape.dim(repeat.tag) % repeat.times:
+        raise ShapeError(
+            f"{name}: {repeat} does not fit {shape}; expected an axis {repeat.tag!r} there, with a multiple of "
+            f"{repeat.times} elements"
+        )
+    return shape.set(**{repeat.tag: shape.dim(repeat.tag) // repeat.times})

@@ -121,10 +121,6 @@ class Engine:
         text = self._template.render(messages)
         return self._need_tokenizer().encode(text, add_special_tokens=False)
 
-    def check_prompt(self, prompt: Sequence[int]) -> None:
-        """Raises UsageError for a prompt that cannot be run, before anything is loaded for it."""
-        self.deployment.check_prompt(prompt)
-
     def start(self, prompt_tokens: int | None = None) -> None:
         """Compiles the programs and loads the weights, at the same time.
 
@@ -203,14 +199,12 @@ class Engine:
 
     def _compile(self, prompt_tokens: int | None) -> None:
         began = time.perf_counter()
-        buckets = self.deployment.buckets()
+        buckets = set(self.deployment.buckets())
         if prompt_tokens is not None:
-            needed = {next((b for b in buckets if b >= prompt_tokens), buckets[-1])}
-            rest = prompt_tokens % buckets[-1]
-            if prompt_tokens > buckets[-1] and rest:
-                needed.add(next(b for b in buckets if b >= rest))
-            buckets = tuple(sorted(needed))
-        for bucket in (*buckets, None):
+            longest = max(buckets)
+            last = prompt_tokens % longest or longest
+            buckets = {self.deployment.bucket(prompt_tokens), self.deployment.bucket(last)}
+        for bucket in (*sorted(buckets), None):
             self._programs.compile(bucket)
         compiled = self._programs.compiled.values()
         self.timings.compile = time.perf_counter() - began

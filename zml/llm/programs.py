@@ -7,10 +7,10 @@ from typing import Any
 from zml.attention import Attention, Backend, KvCache
 from zml.compile import Exe, Runner
 from zml.dtypes import DType
-from zml.errors import UsageError
+from zml.errors import UnsupportedError, UsageError
 from zml.io import View
 from zml.models import Architecture, Config, Decoder
-from zml.models.decoder import MODEL_AXIS
+from zml.models.decoder_config import MODEL_AXIS
 from zml.nn import SamplingParameters, TokenCounts, sample
 from zml.platform import Platform
 from zml.sharding import HIGH_BANDWIDTH, LogicalMesh, Sharding, Strategy
@@ -52,6 +52,12 @@ class Deployment:
         sharding = platform.sharding("tensor parallel", logical, everywhere)
         model = architecture.init(view, config, sharding.size(MODEL_AXIS))
         chosen = Backend.auto(platform) if backend == "auto" else Backend.of(backend)
+        available = chosen.is_available(platform)
+        if not available:
+            raise UnsupportedError(
+                f"attention backend {str(chosen)!r} is not for {platform.device_name}: {available.reason}; "
+                "take auto"
+            )
         return Deployment(
             platform, sharding, config, model, view.dtype, length, Attention.using(chosen)
         )
@@ -80,6 +86,11 @@ class Deployment:
         """The chunk lengths that prefill is compiled for, ascending; none longer than the context."""
         fitting = tuple(size for size in _BUCKETS if size <= self.length)
         return fitting or (self.length,)
+
+    def bucket(self, tokens: int) -> int:
+        """The chunk length that runs so many tokens at once, or else the longest."""
+        buckets = self.buckets()
+        return next((size for size in buckets if size >= tokens), buckets[-1])
 
 
 def prefill(
@@ -152,7 +163,7 @@ class Programs:
             deployment = self._deployment
             scalar = Tensor.declare({}, "i32")
             function: Callable[..., Any] = decode if bucket is None else prefill
-            inputs = (scalar, scalar)
+            inputs: tuple[Tensor, ...] = (scalar, scalar)
             if bucket is not None:
                 inputs = (Tensor.declare({"s": bucket}, "i32"), *inputs)
             self._compiled[name] = deployment.platform.compile(

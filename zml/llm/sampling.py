@@ -12,7 +12,37 @@ from zml.errors import ConfigError, UsageError
 from zml.nn.sampling import FIELDS, SamplingParameters
 
 _FILTERS = ("top_k", "top_p", "min_p")
-_MOST = {"temperature": 100.0, "top_k": 2**31 - 1, "top_p": 1.0, "min_p": 1.0, "seed": 2**32 - 1}
+
+
+@dataclass(frozen=True)
+class _Range:
+    least: float
+    most: float
+    open: bool = False
+    """Whether `least` itself is too small."""
+    whole: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        # Written so that NaN fails.
+        if not is_number(value) or not self.least <= value <= self.most:
+            return False
+        return not (self.open and value == self.least) and not (self.whole and value != int(value))
+
+    def __str__(self) -> str:
+        low = f"{'more than' if self.open else 'at least'} {self.least}"
+        return f"{'an integer of ' if self.whole else ''}{low}, at most {self.most}"
+
+
+_RANGES = {
+    "temperature": _Range(0, 100),
+    "top_k": _Range(0, 2**31 - 1, whole=True),
+    "top_p": _Range(0, 1, open=True),
+    "min_p": _Range(0, 1),
+    "repetition_penalty": _Range(0, 100, open=True),
+    "presence_penalty": _Range(-2, 2),
+    "frequency_penalty": _Range(-2, 2),
+    "seed": _Range(0, 2**32 - 1, whole=True),
+}
 
 
 @dataclass(frozen=True)
@@ -30,33 +60,29 @@ class Sampling:
 
     def parameters(self) -> Any:
         """SamplingParameters of host scalars, ready to be put on a platform."""
-        return SamplingParameters(
-            **{
-                name: Slice(np.asarray(getattr(self, name), DType.of(dtype).numpy))
-                for name, (dtype, _) in FIELDS.items()
-            }  # type: ignore[arg-type]
-        )
+        scalars: dict[str, Any] = {
+            name: Slice(np.asarray(getattr(self, name), DType.of(dtype).numpy))
+            for name, (dtype, _) in FIELDS.items()
+        }
+        return SamplingParameters(**scalars)
 
 
-def resolve(
-    generation_config: dict[str, Any],
-    *,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int = 0,
-) -> Sampling:
-    """Merges flags (None: not given) over generation_config.json.
+def resolve(generation_config: dict[str, Any], **flags: float | None) -> Sampling:
+    """Merges flags (the fields of Sampling; None or absent: not given) over generation_config.json.
 
     A checkpoint that does not say `do_sample` is decoded greedily, unless a flag asks for sampling; a filter flag
-    alone does. Raises UsageError for values out of range and for filters beside a temperature of 0.
+    alone does. Temperature and filters of the checkpoint count where it says `do_sample`, its repetition penalty
+    always, as in transformers' `generate`; penalties change what is likeliest, so greedy decoding has them too.
+
+    Raises UsageError for flags out of range and for filters beside a temperature of 0, ConfigError for a
+    generation_config.json out of range.
     """
-    given = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
-    asked = [name for name in _FILTERS if given[name] is not None]
-    for name, value in {"temperature": temperature, **given, "seed": seed}.items():
-        _check_flag(name, value)
-    if temperature == 0 and asked:
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name, flag in given.items():
+        if flag not in _RANGES[name]:
+            raise UsageError(f"--{name}={flag}: expected {_RANGES[name]}")
+    asked = [name for name in _FILTERS if name in given]
+    if given.get("temperature") == 0 and asked:
         raise UsageError(
             f"--temperature=0 is greedy decoding and contradicts --{asked[0]}={given[asked[0]]}: drop one of them"
         )
@@ -65,37 +91,21 @@ def resolve(
         raise ConfigError(
             f"generation_config.json: do_sample is {do_sample!r:.200}, expected true or false"
         )
-    recommended = generation_config if do_sample else {}
-    if temperature is None:
-        temperature = _number(recommended, "temperature", 1.0 if recommended or asked else 0.0)
-    if temperature == 0:
-        return Sampling(seed=seed)
-    return Sampling(
-        temperature=temperature,
-        top_k=top_k if top_k is not None else int(_number(recommended, "top_k", 0)),
-        top_p=top_p if top_p is not None else _number(recommended, "top_p", 1.0),
-        min_p=min_p if min_p is not None else _number(recommended, "min_p", 0.0),
-        seed=seed,
-    )
-
-
-def _check_flag(name: str, value: float | None) -> None:
-    open_low = name == "top_p"
-    # Written so that NaN fails.
-    if value is not None and (not 0 <= value <= _MOST[name] or (open_low and value == 0)):
-        raise UsageError(
-            f"--{name}={value}: expected {'more than' if open_low else 'at least'} 0, at most {_MOST[name]}"
-        )
-
-
-def _number(config: dict[str, Any], key: str, default: float) -> float:
-    value = config.get(key)
-    if value is None:
-        return default
-    whole = key != "top_k" or value == int(value) if is_number(value) else False
-    if not whole or not 0 <= value <= _MOST[key]:
-        kind = "an integer" if key == "top_k" else "a number"
-        raise ConfigError(
-            f"generation_config.json: {key} is {value!r:.200}, expected {kind} from 0 to {_MOST[key]}"
-        )
-    return value
+    recommended = ["repetition_penalty"]
+    if do_sample:
+        recommended += ["temperature", *_FILTERS]
+    chosen: dict[str, Any] = {"temperature": 1.0 if do_sample or asked else 0.0}
+    for name in recommended:
+        value: Any = generation_config.get(name)
+        if value is None or name in given:
+            continue
+        # transformers takes a top_p of 0 for the likeliest token alone, and so does zml's sampling.
+        if value not in _RANGES[name] and (name, value) != ("top_p", 0):
+            raise ConfigError(
+                f"generation_config.json: {name} is {value!r:.200}, expected {_RANGES[name]}"
+            )
+        chosen[name] = int(value) if _RANGES[name].whole else value
+    chosen |= given
+    if chosen["temperature"] == 0:
+        chosen = {name: value for name, value in chosen.items() if name not in _FILTERS}
+    return Sampling(**chosen)

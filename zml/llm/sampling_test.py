@@ -1,11 +1,14 @@
+import dataclasses
 import math
 from typing import Any
 
-import numpy as np
+import jax
 import pytest
 
 from zml.errors import ConfigError, UsageError
 from zml.llm.sampling import Sampling, resolve
+from zml.model_tree import is_leaf
+from zml.nn import SamplingParameters
 
 _CONFIG = {"do_sample": True, "temperature": 0.6, "top_k": 50, "top_p": 0.9, "min_p": 0.05}
 
@@ -34,7 +37,27 @@ _CONFIG = {"do_sample": True, "temperature": 0.6, "top_k": 50, "top_p": 0.9, "mi
         (_CONFIG | {"top_k": None}, {}, Sampling(0.6, 0, 0.9, 0.05)),
         # The seed always counts.
         ({}, {"seed": 2**32 - 1}, Sampling(seed=2**32 - 1)),
-        (_CONFIG, {"seed": 3}, Sampling(0.6, 50, 0.9, 0.05, 3)),
+        (_CONFIG, {"seed": 3}, Sampling(0.6, 50, 0.9, 0.05, seed=3)),
+        # Penalties apply to greedy decoding too, and do not switch sampling on.
+        ({"repetition_penalty": 1.3}, {}, Sampling(repetition_penalty=1.3)),
+        (
+            _CONFIG | {"repetition_penalty": 1.3},
+            {"temperature": 0.0},
+            Sampling(repetition_penalty=1.3),
+        ),
+        (_CONFIG | {"repetition_penalty": 1.3}, {}, Sampling(0.6, 50, 0.9, 0.05, 1.3)),
+        ({"repetition_penalty": 1.3}, {"repetition_penalty": 1.0}, Sampling()),
+        ({"repetition_penalty": None}, {"presence_penalty": -2}, Sampling(presence_penalty=-2)),
+        ({}, {"temperature": 0.0, "frequency_penalty": 0.5}, Sampling(frequency_penalty=0.5)),
+        ({}, {"top_k": 3, "repetition_penalty": 2.0}, Sampling(1.0, 3, repetition_penalty=2.0)),
+        (_CONFIG | {"top_p": 0}, {}, Sampling(0.6, 50, 0, 0.05)),
+        # Those are not among what transformers' generate reads.
+        ({"presence_penalty": 1.0, "frequency_penalty": 1.0}, {}, Sampling()),
+        (
+            _CONFIG,
+            {"top_k": None, "temperature": None, "min_p": None},
+            Sampling(0.6, 50, 0.9, 0.05),
+        ),
     ],
 )
 def test_flags_go_over_what_the_checkpoint_recommends(
@@ -56,6 +79,13 @@ def test_flags_go_over_what_the_checkpoint_recommends(
         ({"min_p": 1.5}, "--min_p=1.5"),
         ({"top_k": -1}, "--top_k=-1"),
         ({"top_k": 2**31}, "--top_k=2147483648"),
+        (
+            {"repetition_penalty": 0.0},
+            "--repetition_penalty=0.0: expected more than 0, at most 100",
+        ),
+        ({"repetition_penalty": math.nan}, "--repetition_penalty=nan"),
+        ({"presence_penalty": 2.1}, "--presence_penalty=2.1: expected at least -2, at most 2"),
+        ({"frequency_penalty": -math.inf}, "--frequency_penalty=-inf"),
         ({"seed": -1}, "--seed=-1"),
         ({"seed": 2**32}, "--seed=4294967296"),
         ({"temperature": 0.0, "top_k": 5}, "--temperature=0 is greedy .* contradicts --top_k=5"),
@@ -79,6 +109,8 @@ def test_flags_out_of_range_are_refused(flags: dict[str, Any], said: str) -> Non
         {"top_p": math.nan},
         {"top_p": 1.5},
         {"min_p": [0.1]},
+        {"repetition_penalty": 0},
+        {"repetition_penalty": "1.1"},
         {"do_sample": "yes"},
     ],
     ids=str,
@@ -93,11 +125,13 @@ def test_what_the_flags_replace_is_not_looked_at() -> None:
     assert resolve(_CONFIG | {"top_k": "broken"}, top_k=3).top_k == 3
 
 
-def test_the_state_has_the_dtypes_that_programs_are_compiled_for() -> None:
-    state = Sampling(0.5, 2**31 - 1, 0.9, 0.1, 2**32 - 1).state()
-    kinds = [
-        leaf.dtype
-        for leaf in (state.temperature, state.top_k, state.top_p, state.min_p, state.seed)
-    ]
-    assert kinds == [np.float32, np.int32, np.float32, np.float32, np.uint32]
-    assert (int(state.top_k), int(state.seed)) == (2**31 - 1, 2**32 - 1)
+def test_parameters_are_scalars_of_the_types_that_programs_are_compiled_for() -> None:
+    sampling = Sampling(0.5, 2**31 - 1, 0.9, 0.1, 1.5, -0.5, 0.25, 2**32 - 1)
+    given, declared = sampling.parameters(), SamplingParameters.declare()
+    tree: Any = jax.tree.structure(given)
+    assert tree == jax.tree.structure(declared, is_leaf=is_leaf)
+    for field in dataclasses.fields(Sampling):
+        scalar = getattr(given, field.name)
+        assert scalar.shape == getattr(declared, field.name).shape
+        assert scalar.data.item() == pytest.approx(getattr(sampling, field.name), rel=1e-6)
+    assert (given.top_k.data.item(), given.seed.data.item()) == (2**31 - 1, 2**32 - 1)

@@ -117,10 +117,8 @@ class Session:
     def _prefill(self, prompt: list[int], parameters: Any) -> tuple[Buffer, Buffer, Any]:
         # At least the last token is run, for its logits.
         start = min(_common_prefix(self._cached, prompt), len(prompt) - 1)
-        buckets = self._deployment.buckets()
         while True:
-            rest = len(prompt) - start
-            bucket = next((size for size in buckets if size >= rest), buckets[-1])
+            bucket = self._deployment.bucket(len(prompt) - start)
             # A chunk must not reach over the cache's end: it begins earlier then and runs some tokens again.
             start = min(start, self._deployment.length - bucket)
             chunk = prompt[start : start + bucket]
@@ -147,9 +145,8 @@ class Session:
         vocab = self._deployment.config.vocab_size
         seen = np.zeros(vocab, np.bool_)
         seen[prompt] = True
-        return self._put(
-            TokenCounts(Slice(seen, ("voc",)), Slice(np.zeros(vocab, np.int32), ("voc",)))
-        )  # type: ignore[arg-type]
+        counts: list[Any] = [Slice(x, ("voc",)) for x in (seen, np.zeros(vocab, np.int32))]
+        return self._put(TokenCounts(*counts))
 
     def _put(self, tree: Any) -> Any:
         return self._deployment.platform.put_tree(tree, sharding=self._deployment.sharding)

@@ -1,41 +1,56 @@
 import dataclasses
 import random
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
+from zml.compile import Runner
 from zml.errors import NumericalError, UsageError
 from zml.llm.programs import Programs
 from zml.llm.sampling import Sampling
-from zml.llm.session import Session
-from zml.models import llama
-from zml.platform import Platform
-from zml.testing.tiny import TinyLlama
+from zml.models import Decoder
+from zml.platform import CpuOptions, Platform
+from zml.tensor import Tensor
+from zml.testing import tiny
+from zml.testing.tiny import TinyModel
 
 _GREEDY = Sampling()
 _LENGTH = 40  # prefill has one bucket then, of 16 tokens
 
 
 @cache
-def _tiny() -> TinyLlama:
-    return TinyLlama(Platform.init(), _LENGTH)
+def _tiny() -> TinyModel:
+    return TinyModel(Platform.init("cpu"), _LENGTH)
 
 
 @cache
-def _forward() -> Any:
-    return jax.jit(partial(llama.forward, _tiny().config))
+def _forward() -> Runner:
+    made = _tiny()
+    tokens = Tensor.declare({"s": _LENGTH}, "i32")
+    exe = made.deployment.platform.compile(Decoder.forward, made.deployment.model, tokens)
+    return exe.bake(made.weights)
 
 
-def _reference(prompt: list[int], count: int) -> list[int]:
+def _logits(ids: list[int]) -> Any:
+    """The logits after the last token, of a model without a cache."""
+    padded = np.zeros(_LENGTH, np.int32)
+    padded[: len(ids)] = ids
+    tokens = _tiny().deployment.platform.put(padded, ("s",))
+    return _forward()(tokens).numpy()[len(ids) - 1]
+
+
+def _reference(prompt: list[int], count: int, repetition: float = 1.0) -> list[int]:
     """Greedy decoding without a cache: the whole sequence is run for every token."""
     ids = list(prompt)
     for _ in range(count):
-        padded = np.zeros(_LENGTH, np.int32)
-        padded[: len(ids)] = ids
-        ids.append(int(np.argmax(np.asarray(_forward()(_tiny().weights, padded))[len(ids) - 1])))
+        logits = _logits(ids).astype(np.float64)
+        seen = list(set(ids))
+        logits[seen] = np.where(
+            logits[seen] < 0, logits[seen] * repetition, logits[seen] / repetition
+        )
+        ids.append(int(np.argmax(logits)))
     return ids[len(prompt) :]
 
 
@@ -50,6 +65,34 @@ def test_greedy_decoding_is_that_of_the_whole_sequence(size: int) -> None:
     tokens = list(session.generate(prompt, _GREEDY, 5))
     assert tokens == _reference(prompt, min(5, _LENGTH - size))
     assert (session.stats.prompt_tokens, session.stats.new_tokens) == (size, len(tokens))
+
+
+@pytest.mark.parametrize("repetition", [1.5, 0.7])
+def test_a_repetition_penalty_is_that_of_the_paper(repetition: float) -> None:
+    prompt = _prompt(random.Random(4), 20)
+    sampling = Sampling(repetition_penalty=repetition)
+    tokens = list(_tiny().session().generate(prompt, sampling, 12))
+    assert tokens == _reference(prompt, 12, repetition) != _reference(prompt, 12)
+
+
+@pytest.mark.parametrize(
+    "samplings",
+    [
+        (Sampling(presence_penalty=-2.0), Sampling(presence_penalty=2.0)),
+        (Sampling(frequency_penalty=-2.0), Sampling(frequency_penalty=2.0)),
+    ],
+)
+def test_penalties_of_generated_tokens_count_from_the_first(
+    samplings: tuple[Sampling, Sampling],
+) -> None:
+    """A bonus of 2 that grows with each use ends in one token over and over; a malus makes all differ."""
+    prompt = _prompt(random.Random(5), 3)
+    plain = list(_tiny().session().generate(prompt, _GREEDY, 30))
+    bonus, malus = (
+        list(_tiny().session().generate(prompt, sampling, 30)) for sampling in samplings
+    )
+    assert bonus[0] == plain[0] == malus[0]
+    assert len(set(bonus)) < len(set(malus))
 
 
 def test_it_ends_where_the_context_is_full() -> None:
@@ -134,20 +177,20 @@ def test_a_prompt_that_cannot_be_run_is_refused_at_the_call(prompt: list[int], s
 
 
 def test_logits_that_are_no_numbers_are_an_error_and_not_a_text() -> None:
-    tiny = _tiny()
-    broken = jax.tree.map(lambda leaf: leaf.at[0].set(np.nan), tiny.weights)
-    session = Session(tiny.decoder, tiny.programs, broken)
+    arrays = tiny.weights()
+    arrays["model.norm.weight"][0] = np.nan
+    broken = TinyModel(_tiny().deployment.platform, _LENGTH, arrays=arrays).session()
     for _ in range(2):
         with pytest.raises(NumericalError, match=r"position 3 are not numbers: .*--dtype=float32"):
-            list(session.generate([1, 2, 3], _GREEDY, 4))
+            list(broken.generate([1, 2, 3], _GREEDY, 4))
 
 
 def test_two_devices_give_the_tokens_of_one() -> None:
-    two = TinyLlama(Platform.init(device_count=2), _LENGTH)
+    two = TinyModel(Platform.init("cpu", CpuOptions(2)), _LENGTH)
     prompt = _prompt(random.Random(3), 20)
     assert list(two.session().generate(prompt, _GREEDY, 8)) == _reference(prompt, 8)
-    leaf = two.decoder.new_cache().keys[0]
-    assert leaf.addressable_shards[0].data.shape == (1, _LENGTH, 8)
+    cache = two.deployment.platform.zeros(two.deployment.cache())
+    assert cache.k[0].array.addressable_shards[0].data.shape == (1, _LENGTH, 8)
 
 
 @pytest.mark.parametrize(
@@ -155,15 +198,17 @@ def test_two_devices_give_the_tokens_of_one() -> None:
     [(1, (1,)), (15, (15,)), (16, (16,)), (100, (16, 64)), (999, (16, 64, 256))],
 )
 def test_buckets_fit_the_context(length: int, buckets: tuple[int, ...]) -> None:
-    decoder = dataclasses.replace(_tiny().decoder, length=length)
-    assert decoder.buckets() == buckets
+    deployment = dataclasses.replace(_tiny().deployment, length=length)
+    assert deployment.buckets() == buckets
 
 
 def test_a_program_is_compiled_once() -> None:
-    programs = Programs(_tiny().decoder)
-    assert programs.compiled == []
-    assert programs.decode() is programs.decode()
-    assert [program.name for program in programs.compiled] == ["decode"]
+    programs = Programs(_tiny().deployment)
+    assert programs.compiled == {}
+    assert programs.compile(None) is programs.compile(None)
+    assert list(programs.compiled) == ["decode"]
+    weights = _tiny().weights
+    assert programs.ready(None, weights) is programs.ready(None, weights)
 
 
 def test_speeds_of_nothing_are_zero() -> None:

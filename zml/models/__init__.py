@@ -6,7 +6,8 @@ from typing import Any, Protocol, cast
 
 from zml.errors import ConfigError
 from zml.io import View
-from zml.models.decoder import Config, Decoder
+from zml.models.decoder import Decoder
+from zml.models.decoder_config import Config
 
 _ARCHITECTURES = {
     "gemma3_text": "gemma3",

@@ -1,5 +1,6 @@
-"""The decoder-only transformer that Llama, Mistral and Qwen are: pre-norm layers of attention and a gated MLP over a KV
-cache. An architecture's own file says how its config.json is read, and what is different.
+"""The decoder-only transformer that Llama, Mistral and Qwen are: pre-norm layers of attention and a gated MLP.
+
+An architecture's own file says how its config.json is read, and what is different.
 
 Tags: s (tokens), d (hidden), h and hd (heads and their elements), f (MLP), voc (vocabulary). Axes that are cut over
 several devices are cut over the logical axis `model`: heads, f, the vocabulary of the output layer, d of the table.
@@ -7,126 +8,23 @@ several devices are cut over the logical axis `model`: heads, f, the vocabulary 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zml import log, ops
 from zml.attention import Attention, KvCache, append
 from zml.attention import attention as reference
 from zml.declared import Repeat
-from zml.errors import ConfigError
 from zml.io import View
 from zml.model_tree import model, static
-from zml.models.config import ConfigReader
-from zml.nn import ACTIVATIONS, Embedding, Linear, Mlp, RmsNorm, Rope
-from zml.shape import REPLICATED, AxisPartition, Shape
-from zml.sharding import kv_head_repeats
+from zml.models.decoder_config import MODEL_AXIS, Config, LayerConfig
+from zml.nn import Embedding, Linear, Mlp, RmsNorm, Rope
+from zml.shape import REPLICATED, AxisPartition
 from zml.tensor import Tensor
+
+_LOG = log.get("models")
 
 type LayerCache = tuple[Tensor, Tensor]
 """The keys and values {h,k,hd} of a layer."""
-
-MODEL_AXIS = "model"
-"""The logical axis that weights are cut over: tensor parallelism (Shoeybi et al., arXiv:1909.08053)."""
-# Far above any model: a damaged config.json must not have a billion layers declared before it is refused.
-_MOST_LAYERS = 10_000
-
-
-@dataclass(frozen=True)
-class Attending:
-    """What differs between the attention of layers."""
-
-    rope: Rope
-    window: int | None = None
-    """How many positions a token sees, itself included; None: all before it."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """The sizes and switches that decoders have in common; sizes in elements."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    activation: str
-    norm_eps: float
-    max_positions: int
-    tied_embeddings: bool
-    attending: tuple[Attending, ...]
-    """One for each layer."""
-    qkv_bias: bool = False
-    o_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    scale: float | None = None
-    """What scores are multiplied with; None: head_dim ** -0.5."""
-    logit_softcap: float | None = None
-
-    @property
-    def layers(self) -> int:
-        """How many there are."""
-        return len(self.attending)
-
-    def cached_heads(self, shards: int) -> tuple[int, AxisPartition]:
-        """KV heads as they are cached, repeats counted, and how they are cut, where weights are cut `shards` times.
-
-        Where the query heads do not divide by the shards, every device has all heads.
-        """
-        if self.heads % shards:
-            return self.kv_heads, REPLICATED
-        return self.kv_heads * kv_head_repeats(self.heads, self.kv_heads, shards), MODEL_AXIS
-
-    def cache(self, length: int, dtype: Any, shards: int = 1) -> KvCache:
-        """The KV cache of one sequence of up to `length` tokens, declared."""
-        heads, partition = self.cached_heads(shards)
-        shape = Shape({"h": heads, "k": length, "hd": self.head_dim}, dtype, {"h": partition})
-        return KvCache.declare(self.layers, shape)
-
-
-def read_sizes(read: ConfigReader, config: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
-    """The fields of Config that all architectures spell alike; `defaults` by the names in config.json."""
-    hidden_size = read.integer("hidden_size", defaults.get("hidden_size"))
-    heads = read.integer("num_attention_heads", defaults.get("num_attention_heads"))
-    kv_heads = read.integer("num_key_value_heads", defaults.get("num_key_value_heads", heads))
-    if heads % kv_heads:
-        raise ConfigError(
-            f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
-        )
-    default_head_dim = defaults.get("head_dim")
-    if config.get("head_dim") is None and default_head_dim is None and hidden_size % heads:
-        raise ConfigError(
-            f"config.json: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}, "
-            "and there is no head_dim"
-        )
-    head_dim = read.integer("head_dim", default_head_dim or hidden_size // heads)
-    if head_dim % 2:
-        raise ConfigError(f"config.json: head_dim is {head_dim}, RoPE expects an even number")
-    return {
-        "vocab_size": read.integer("vocab_size", defaults.get("vocab_size")),
-        "hidden_size": hidden_size,
-        "intermediate_size": read.integer("intermediate_size", defaults.get("intermediate_size")),
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "head_dim": head_dim,
-        "norm_eps": read.number("rms_norm_eps", 1e-6),
-        "max_positions": read.integer(
-            "max_position_embeddings", defaults.get("max_position_embeddings")
-        ),
-    }
-
-
-def read_layers(read: ConfigReader, default: int | None = None) -> int:
-    """num_hidden_layers."""
-    return read.integer("num_hidden_layers", default, most=_MOST_LAYERS)
-
-
-def read_activation(read: ConfigReader, key: str = "hidden_act", default: str = "silu") -> str:
-    """The name of the MLP's activation."""
-    return read.choice(key, default, ACTIVATIONS)
 
 
 @model
@@ -145,7 +43,7 @@ class SelfAttention:
 
     @staticmethod
     def init(
-        view: View, config: Config, layer: Attending, shards: int, **norm: Any
+        view: View, config: Config, layer: LayerConfig, shards: int, **norm: Any
     ) -> SelfAttention:
         """Declares q_proj, k_proj, v_proj, o_proj, and q_norm and k_norm where the config has them."""
         d, heads = {"d": config.hidden_size}, {"h": config.heads, "hd": config.head_dim}
@@ -209,7 +107,7 @@ class PreNormLayer:
     mlp: Mlp
 
     @staticmethod
-    def init(view: View, config: Config, layer: Attending, shards: int) -> PreNormLayer:
+    def init(view: View, config: Config, layer: LayerConfig, shards: int) -> PreNormLayer:
         """Declares one layer by its Hugging Face names."""
         size, eps = config.hidden_size, config.norm_eps
         return PreNormLayer(
@@ -240,7 +138,7 @@ def cut_or_whole(name: str, size: int, shards: int) -> AxisPartition:
     """The logical axis `model`, or REPLICATED for a size that does not divide by the shards."""
     if size % shards == 0:
         return MODEL_AXIS
-    log.get("models").debug("%s %d does not divide by %d: every device has all", name, size, shards)
+    _LOG.debug("%s %d does not divide by %d: every device has all", name, size, shards)
     return REPLICATED
 
 
@@ -269,7 +167,7 @@ class Decoder:
             cut = cut_or_whole("vocab_size", voc, shards)
             head = Linear.init(view.prefix("lm_head"), {"voc": voc}, {"d": d}, voc=cut)
         if config.heads % shards:
-            log.get("models").warning(
+            _LOG.warning(
                 "%d heads do not divide by %d devices: every device computes the attention of all heads",
                 config.heads, shards,
             )  # fmt: skip
@@ -278,8 +176,8 @@ class Decoder:
                 inner.prefix("embed_tokens"), voc, d, d=cut_or_whole("hidden_size", d, shards)
             ),
             layers=[
-                layer.init(inner.prefix("layers").layer(i), config, attending, shards)
-                for i, attending in enumerate(config.attending)
+                layer.init(inner.prefix("layers").layer(i), config, part, shards)
+                for i, part in enumerate(config.layers)
             ],
             norm=RmsNorm.init(inner.prefix("norm"), d, eps=config.norm_eps, **norm),
             lm_head=head,

@@ -1,5 +1,8 @@
-"""Gemma 3 (arXiv:2503.19786), text: norms before and after each part, norms of query and key heads, a sliding window in
-five layers of six with a RoPE of its own, embeddings scaled by sqrt(hidden), GeGLU."""
+"""Gemma 3 (arXiv:2503.19786), its text model.
+
+Norms before and after each part, norms of query and key heads, a sliding window in five layers of six with a RoPE of
+its own, embeddings scaled by sqrt(hidden), GeGLU.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,15 +13,13 @@ from zml.attention import Attention
 from zml.io import View
 from zml.model_tree import model
 from zml.models.config import ConfigReader
-from zml.models.decoder import (
-    Attending,
+from zml.models.decoder import Decoder, LayerCache, SelfAttention, init_mlp
+from zml.models.decoder_config import (
+    SLIDING,
     Config,
-    Decoder,
-    LayerCache,
-    SelfAttention,
-    init_mlp,
+    LayerConfig,
     read_activation,
-    read_layers,
+    read_layer_count,
     read_sizes,
 )
 from zml.nn import Mlp, RmsNorm, Rope
@@ -33,25 +34,23 @@ def read_config(config: Mapping[str, Any]) -> Config:
     """Reads a parsed config.json (model_type gemma3_text); raises ConfigError for what is wrong or not understood."""
     read = ConfigReader(config, "gemma3_text")
     sizes = read_sizes(
-        read, config, vocab_size=262208, hidden_size=2304, intermediate_size=9216, num_attention_heads=8,
+        read, vocab_size=262208, hidden_size=2304, intermediate_size=9216, num_attention_heads=8,
         num_key_value_heads=4, head_dim=256, max_position_embeddings=131072,
     )  # fmt: skip
-    read.taken(*CONFIG_KEYS)
-    layers = read_layers(read, 26)
-    window, every = read.window(default=4096), read.integer("sliding_window_pattern", 6)
+    layers, every = read_layer_count(read, 26), read.integer("sliding_window_pattern", 6)
     types = read.layer_types(
-        layers,
-        ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)],
+        ["full_attention" if (i + 1) % every == 0 else SLIDING for i in range(layers)]
     )
+    window = read.window(default=4096)
+    read.taken(*CONFIG_KEYS)
     ropes = Rope.by_layer_type(config, sizes["head_dim"], types)
     bias = read.boolean("attention_bias", False)
     result = Config(
         **sizes,
         activation=read_activation(read, "hidden_activation", "gelu_pytorch_tanh"),
         tied_embeddings=read.boolean("tie_word_embeddings", True),
-        attending=tuple(
-            Attending(ropes[kind], window if kind == "sliding_attention" else None)
-            for kind in types
+        layers=tuple(
+            LayerConfig(ropes[kind], window if kind == SLIDING else None) for kind in types
         ),
         qkv_bias=bias,
         o_bias=bias,
@@ -81,7 +80,7 @@ class SandwichLayer:
     after_mlp_norm: RmsNorm
 
     @staticmethod
-    def init(view: View, config: Config, layer: Attending, shards: int) -> "SandwichLayer":
+    def init(view: View, config: Config, layer: LayerConfig, shards: int) -> "SandwichLayer":
         """Declares one layer by its Hugging Face names."""
 
         def norm(name: str) -> RmsNorm:

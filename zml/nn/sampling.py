@@ -19,6 +19,7 @@ FIELDS = {
 """Element type of each field of SamplingParameters, and the value with which it does nothing."""
 
 _TINY = 2.0**-126
+"""The least normal float: some devices take those below it for 0."""
 _INF = float("inf")
 _INF_KEY = 0x7F800000
 """The bits of infinity, the greatest distance."""
@@ -169,7 +170,8 @@ def _rows(
 
 
 def _penalized(logits: Tensor, p: SamplingParameters, counts: TokenCounts) -> Tensor:
-    used = p.repetition_penalty.ne(1.0) | p.presence_penalty.ne(0.0) | p.frequency_penalty.ne(0.0)
+    used = p.repetition_penalty.ne(1.0).any()
+    used |= p.presence_penalty.ne(0.0).any() | p.frequency_penalty.ne(0.0).any()
 
     def penalize() -> Tensor:
         repetition, presence, frequency = (
@@ -183,7 +185,7 @@ def _penalized(logits: Tensor, p: SamplingParameters, counts: TokenCounts) -> Te
             result - frequency * counts.generated.convert("f32") - generated.select(presence, 0.0)
         )
 
-    return cond(used.any(), penalize, lambda: logits)
+    return cond(used, penalize, lambda: logits)
 
 
 # No logits are sorted: a bisection over the 31 bits of a distance counts what is within it, and is 10 times as fast on

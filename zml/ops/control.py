@@ -170,11 +170,10 @@ def _truth(op: str, condition: Any) -> jax.Array:
 
 def _abstract(x: Any) -> Any:
     """A tensor without its value, which must not leave the branch that it was traced in."""
-    return (
-        x.with_value(jax.ShapeDtypeStruct(x.value.shape, x.value.dtype))
-        if _args.is_tensor(x)
-        else x
-    )
+    if not _args.is_tensor(x):
+        return x
+    value: Any = jax.ShapeDtypeStruct(x.value.shape, x.value.dtype)
+    return x.with_value(value)
 
 
 def _with_first_axis[T](tree: T, tag: str) -> T:

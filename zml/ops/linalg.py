@@ -42,6 +42,7 @@ def dot(
             side = "first" if tag not in x.tags else "second"
             mend = "name axes that both have, or use rename()"
             raise _args.error("dot", f"the {side} operand has no axis {tag!r}", x, y, mend=mend)
+    _args.axes("dot", x, tags)
     batch = [tag for tag in x.tags if tag in y.tags and tag not in tags]
     _meet("dot", x, y, batch, tags)
     left, right = x.value, y.value
@@ -52,18 +53,45 @@ def dot(
             raise _args.error("dot", f"{x.dtype} is too narrow for the sums", x, y, mend=mend)
         # XLA's CPU backend has no product of packed elements with a wider result; elsewhere it fuses the conversion.
         left, right = left.astype(result.numpy), right.astype(result.numpy)
+    own = [[tag for tag in z.tags if tag not in (*tags, *batch)] for z in (x, y)]
+    summed = sorted(tags, key=x.tags.index)
+    # As matrices where they can be: XLA's CPU backend copies an operand of more axes, transposed, in every call.
+    together = _mergeable(x, summed) and _mergeable(y, summed)
+    sums = summed[:1] if together else summed
+    axes = []
+    for z, value, free in ((x, left, own[0]), (y, right, own[1])):
+        merged = [summed[1:] if together else [], free[1:] if _mergeable(z, free) else []]
+        gone = {tag for group in merged for tag in group}
+        kept = [tag for tag in z.tags if tag not in gone]
+        dims = {tag: z.dim(tag) for tag in kept}
+        for group, first in zip(merged, (summed[:1], free[:1]), strict=True):
+            if group:
+                dims[first[0]] *= math.prod(z.dim(tag) for tag in group)
+        axes.append((value.reshape(tuple(dims.values())), kept))
+    (left, left_tags), (right, right_tags) = axes
+    summing, batching = (
+        (tuple(map(left_tags.index, some)), tuple(map(right_tags.index, some)))
+        for some in (sums, batch)
+    )
     value = lax.dot_general(
         left,
         right,
-        (
-            (_args.axes("dot", x, tags), _args.axes("dot", y, tags)),
-            (_args.axes("dot", x, batch), _args.axes("dot", y, batch)),
-        ),
+        (summing, batching),
         precision=precision,
         preferred_element_type=None if result is None else result.numpy,
     )
-    own = [[tag for tag in z.tags if tag not in (*tags, *batch)] for z in (x, y)]
-    return x.derive(value, [*batch, *own[0], *own[1]], y)
+    found = [*((x, tag) for tag in (*batch, *own[0])), *((y, tag) for tag in own[1])]
+    value = value.reshape(tuple(z.dim(tag) for z, tag in found))
+    return x.derive(value, [tag for _, tag in found], y)
+
+
+def _mergeable(x: Tensor, tags: Sequence[str]) -> bool:
+    """Whether axes follow one another, in that order, so that they can be taken for one; only the first may be cut."""
+    if len(tags) < 2:
+        return False
+    at = x.tags.index(tags[0])
+    cut = any(isinstance(x.shape.partition(tag), str) for tag in tags[1:])
+    return x.tags[at : at + len(tags)] == tuple(tags) and not cut
 
 
 def outer(x: Tensor, y: Tensor, /) -> Tensor:

@@ -46,7 +46,8 @@ class Module:
             attributes = list(main.arg_attrs)
             for argument, result in results.items():
                 number = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), result)
-                own = {x.name: x.attr for x in ir.DictAttr(attributes[argument])}
+                named: Any = ir.DictAttr(attributes[argument])
+                own = {x.name: x.attr for x in named}
                 attributes[argument] = ir.DictAttr.get(own | {"tf.aliasing_output": number})
             main.arg_attrs = ir.ArrayAttr.get(attributes)
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints for tests, healthy ones and, from raw parts, hostile ones."""
+"""Writing safetensors files for tests, healthy ones and, from raw parts, hostile ones."""
 
 import json
 import struct
@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from zml.models import llama
-from zml.testing.tiny import CONFIG, WORDS, byte_tokenizer, random_weights
+from zml.dtypes import DType
+from zml.io import TensorStore
+from zml.io.view import STORED
 
-_NAMES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32", "uint8": "U8",
-}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in STORED.items()}
 
 
 def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
@@ -30,27 +28,14 @@ def tensors(arrays: Mapping[str, np.ndarray]) -> bytes:
     for name, array in arrays.items():
         begin, data = len(data), data + array.tobytes()
         header[name] = {
-            "dtype": _NAMES[array.dtype.name],
+            "dtype": _NAMES[DType.of(array.dtype)],
             "shape": list(array.shape),
             "data_offsets": [begin, len(data)],
         }
     return safetensors(header, data)
 
 
-def weights(config: Mapping[str, Any] = CONFIG, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random weights of a Llama by their names in a checkpoint."""
-    parsed = llama.read_config(config)
-    names = [spec.name for spec in jax.tree.leaves(llama.weight_specs(parsed))]
-    return dict(zip(names, jax.tree.leaves(random_weights(parsed, seed)), strict=True))
-
-
-def checkpoint(folder: Path, **changes: Any) -> Path:
-    """Writes a tiny random Llama with tokenizer and chat template; `changes` go over its config.json."""
-    config = CONFIG | changes
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(tensors(weights(config)))
-    byte_tokenizer(WORDS).save(str(folder / "tokenizer.json"))
-    template = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}"
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
-    return folder
+def store(folder: Path, arrays: Mapping[str, np.ndarray]) -> TensorStore:
+    """Writes named arrays as model.safetensors of a folder, and opens it."""
+    (folder / "model.safetensors").write_bytes(tensors(arrays))
+    return TensorStore.open(folder)

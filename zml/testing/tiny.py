@@ -1,17 +1,21 @@
-"""A Llama small enough to compile in a blink, and a byte-level tokenizer trained on the spot."""
+"""Models small enough to compile in a blink, with random weights, and a byte-level tokenizer trained on the spot."""
 
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from zml.io import WeightSpec
-from zml.llm.programs import Decoder, Programs
+from zml.io import View, load
+from zml.llm.programs import Deployment, Programs
 from zml.llm.session import Session
-from zml.models import architecture, llama
+from zml.model_tree import leaves
+from zml.models import Decoder, architecture
 from zml.platform import Platform
+from zml.testing import files
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -29,6 +33,18 @@ CONFIG: dict[str, Any] = {
     "torch_dtype": "float32",
 }
 """config.json of the tiny Llama: two layers, GQA, and room for the byte-level vocabulary."""
+
+_WINDOWED = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gemma3_text": CONFIG | _WINDOWED | {"head_dim": 8, "query_pre_attn_scalar": 10},
+    "llama": CONFIG,
+    "mistral": CONFIG | {"sliding_window": 6},
+    "qwen2": CONFIG | _WINDOWED | {"use_sliding_window": True},
+    "qwen3": CONFIG | {"head_dim": 8},
+}
+"""The same for each architecture, by model_type, with the windows and the head sizes that they have."""
+for _model_type, _config in CONFIGS.items():
+    CONFIGS[_model_type] = _config | {"model_type": _model_type}
 
 WORDS = (
     "the violin is a string instrument",
@@ -55,32 +71,51 @@ def byte_tokenizer(corpus: Sequence[str], vocab_size: int = 300) -> Tokenizer:
     return tokenizer
 
 
-def random_weights(config: llama.Config, seed: int = 0) -> llama.Weights[np.ndarray]:
-    """Weights that make every token of the context, every norm and every bias move the logits clearly.
-
-    By numpy: `llama.random_weights` compiles a program for each shape, and starts norms at 1 and biases at 0.
-    """
+def weights(config: Mapping[str, Any] = CONFIG, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights by their names in a checkpoint: every norm and every bias moves the logits clearly."""
+    arch = architecture(config["model_type"])
     rng = np.random.default_rng(seed)
+    sources = [x.source for x in leaves(arch.init(View.blank("f32"), arch.read_config(config)))]
+    return {
+        source.name: rng.standard_normal(source.dims, np.float32) * np.float32(0.2)
+        + np.float32(source.name.endswith("norm.weight"))
+        for source in sources
+    }
 
-    def draw(spec: WeightSpec) -> np.ndarray:
-        noise = rng.standard_normal(spec.shape, np.float32) * np.float32(0.2)
-        return noise + np.float32(spec.name.endswith("norm.weight"))
 
-    return jax.tree.map(draw, llama.weight_specs(config))
+def checkpoint(folder: Path, **changes: Any) -> Path:
+    """Writes a tiny random Llama with tokenizer and chat template; `changes` go over its config.json."""
+    config = CONFIG | changes
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(files.tensors(weights(config)))
+    byte_tokenizer(WORDS).save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    return folder
 
 
-class TinyLlama:
-    """The tiny Llama bound to a platform. Its programs are compiled once for all sessions."""
+class TinyModel:
+    """A tiny model with random weights on a platform. Its programs are compiled once for all sessions."""
 
-    def __init__(self, platform: Platform, length: int = 40) -> None:
-        self.config = llama.read_config(CONFIG)
-        self.decoder = Decoder(
-            architecture("llama"), self.config, platform, np.dtype(np.float32), length
-        )
-        self.programs = Programs(self.decoder)
-        specs = llama.weight_specs(self.config)
-        self.weights = jax.tree.map(platform.place, specs, random_weights(self.config))
+    def __init__(
+        self,
+        platform: Platform,
+        length: int = 40,
+        config: Mapping[str, Any] = CONFIG,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        arch = architecture(config["model_type"])
+        self.config = arch.read_config(config)
+        with tempfile.TemporaryDirectory() as folder:
+            store = files.store(Path(folder), weights(config) if arrays is None else arrays)
+            view = store.view("f32")
+            self.deployment = Deployment.of(platform, arch, self.config, view, length)
+            self.weights: Decoder = load(
+                self.deployment.model, store, platform, shardings=[self.deployment.sharding]
+            )
+        self.programs = Programs(self.deployment)
 
     def session(self) -> Session:
         """A fresh session: an empty KV cache."""
-        return Session(self.decoder, self.programs, self.weights)
+        return Session(self.deployment, self.programs, self.weights)
