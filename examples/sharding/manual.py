@@ -3,7 +3,7 @@
 import numpy as np
 
 import zml
-from zml.sharding import manual
+from zml.sharding import manual, manual_computation
 
 
 def run(platform: zml.Platform, sharding: zml.Sharding) -> bool:

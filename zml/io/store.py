@@ -62,14 +62,18 @@ class TensorStore:
                 missing.append(name)
             else:
                 wrong += _faults(self.entries[name], tensor)
+        unused = sorted(self.entries.keys() - used)
         if missing or wrong:
             faults = [f"{first_names(missing)} missing"] if missing else []
             faults += [first_names(wrong)] if wrong else []
-            raise CheckpointError(
-                f"{self.where}: the weights do not fit config.json: {'; '.join(faults)}. "
-                "Are config.json and the safetensors files of the same model?"
+            others = (
+                f" It has {first_names(unused)}, which the model does not use." if unused else ""
             )
-        return sorted(self.entries.keys() - used)
+            raise CheckpointError(
+                f"{self.where}: the checkpoint does not fit the model: {'; '.join(faults)}.{others} Are the model's "
+                "names and sizes (config.json) those of these safetensors files?"
+            )
+        return unused
 
 
 def _faults(entry: Entry, tensor: Tensor) -> list[str]:
