@@ -204,8 +204,8 @@ class Engine:
             longest = max(buckets)
             last = prompt_tokens % longest or longest
             buckets = {self.deployment.bucket(prompt_tokens), self.deployment.bucket(last)}
-        for bucket in (*sorted(buckets), None):
-            self._programs.compile(bucket)
+        for tokens in sorted(buckets | {1}):
+            self._programs.compile(tokens)
         compiled = self._programs.compiled.values()
         self.timings.compile = time.perf_counter() - began
         self.timings.compile_cached = all(program.cached for program in compiled)

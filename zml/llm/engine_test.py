@@ -188,8 +188,8 @@ def test_a_checkpoint_without_a_template_says_what_to_do(tmp_path: Path) -> None
 def test_only_the_programs_of_a_prompt_are_compiled_for_it(
     prompt: int, buckets: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[int | None] = []
-    monkeypatch.setattr(Programs, "compile", lambda _, bucket: compiled.append(bucket))
+    compiled: list[int] = []
+    monkeypatch.setattr(Programs, "compile", lambda _, tokens: compiled.append(tokens))
     engine = _open(tiny.checkpoint(tmp_path, max_position_embeddings=200))
     engine.start(prompt)
-    assert compiled == [*buckets, None]
+    assert compiled == [1, *buckets]

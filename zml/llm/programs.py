@@ -1,8 +1,7 @@
 """A model on a platform, and the compiled programs of a generation: prefill in length buckets, and one decode step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from zml.attention import Attention, Backend, KvCache
 from zml.compile import Exe, Runner
@@ -93,7 +92,7 @@ class Deployment:
         return next((size for size in buckets if size >= tokens), buckets[-1])
 
 
-def prefill(
+def step(
     model: Decoder,
     attention: Attention,
     cache: KvCache,
@@ -103,44 +102,17 @@ def prefill(
     parameters: SamplingParameters,
     counts: TokenCounts,
 ) -> tuple[Tensor, Tensor, TokenCounts, KvCache]:
-    """Runs a chunk tokens {s}, of which `count` count, and draws the token after the last of them.
+    """Runs tokens {s} from position `start` on, of which the first `count` count, and draws the one after them.
 
-    Gives the token, its position, the counts with it in them, and the cache.
+    Gives the token {s=1}, its position, the counts with it in them, and the cache: the arguments of the next decode
+    step, which is this with one token. Tokens go round on the device; the host need not see them in time.
     """
     hidden, written = model.hidden_states(tokens, start, cache, attention)
     last = hidden.dynamic_slice(s=(count - 1, 1)).squeeze("s")
-    return _draw(model, last, start + count, parameters, counts, written, cache)
-
-
-def decode(
-    model: Decoder,
-    attention: Attention,
-    cache: KvCache,
-    token: Tensor,
-    position: Tensor,
-    parameters: SamplingParameters,
-    counts: TokenCounts,
-) -> tuple[Tensor, Tensor, TokenCounts, KvCache]:
-    """Runs one token, and draws the next.
-
-    The results are the next call's arguments: tokens go round on the device, the host need not see them in time.
-    """
-    hidden, written = model.hidden_states(token.insert("s"), position, cache, attention)
-    return _draw(model, hidden.squeeze("s"), position + 1, parameters, counts, written, cache)
-
-
-def _draw(
-    model: Decoder,
-    hidden: Tensor,
-    position: Tensor,
-    parameters: SamplingParameters,
-    counts: TokenCounts,
-    written: KvCache,
-    cache: KvCache,
-) -> tuple[Tensor, Tensor, TokenCounts, KvCache]:
-    token = sample(model.logits(hidden), parameters, counts, position)
+    position = start + count
+    token = sample(model.logits(last), parameters, counts, position)
     marked = counts.mark_generated(token).reuse_buffer(counts)
-    return token, position, marked, written.reuse_buffer(cache)
+    return token.insert("s"), position, marked, written.reuse_buffer(cache)
 
 
 class Programs:
@@ -148,40 +120,33 @@ class Programs:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._compiled: dict[str, Exe] = {}
+        self.compiled: dict[str, Exe] = {}
+        """What has been compiled (or taken from the cache) so far, by name."""
         self._runners: dict[str, Runner] = {}
 
-    @property
-    def compiled(self) -> dict[str, Exe]:
-        """What has been compiled (or taken from the cache) so far, by name."""
-        return self._compiled
-
-    def compile(self, bucket: int | None) -> Exe:
-        """The prefill program of a bucket, or, without one, the decode step. The cache and the counts are donated."""
-        name = "decode" if bucket is None else f"prefill_{bucket}"
-        if name not in self._compiled:
-            deployment = self._deployment
-            scalar = Tensor.declare({}, "i32")
-            function: Callable[..., Any] = decode if bucket is None else prefill
-            inputs: tuple[Tensor, ...] = (scalar, scalar)
-            if bucket is not None:
-                inputs = (Tensor.declare({"s": bucket}, "i32"), *inputs)
-            self._compiled[name] = deployment.platform.compile(
-                function,
+    def compile(self, tokens: int) -> Exe:
+        """The step of so many tokens: a prefill chunk, or with one the decode step. Cache and counts are donated."""
+        name = "decode" if tokens == 1 else f"prefill_{tokens}"
+        if name not in self.compiled:
+            deployment, scalar = self._deployment, Tensor.declare({}, "i32")
+            self.compiled[name] = deployment.platform.compile(
+                step,
                 deployment.model,
                 deployment.attention,
                 deployment.cache(),
-                *inputs,
+                Tensor.declare({"s": tokens}, "i32"),
+                scalar,
+                scalar,
                 SamplingParameters.declare(),
                 TokenCounts.declare(deployment.config.vocab_size),
                 shardings=[deployment.sharding],
                 name=name,
             )
-        return self._compiled[name]
+        return self.compiled[name]
 
-    def ready(self, bucket: int | None, weights: Decoder) -> Runner:
+    def ready(self, tokens: int, weights: Decoder) -> Runner:
         """The same with the weights in place."""
-        exe = self.compile(bucket)
+        exe = self.compile(tokens)
         if exe.name not in self._runners:
             self._runners[exe.name] = exe.bake(weights, self._deployment.attention)
         return self._runners[exe.name]

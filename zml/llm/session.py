@@ -86,13 +86,13 @@ class Session:
         budget = self._deployment.length - len(prompt)
         if max_new_tokens is not None:
             budget = min(budget, max_new_tokens)
-        decode = self._programs.ready(None, self._weights) if budget > 1 else None
+        decode, one = self._programs.ready(1, self._weights), self._put(Slice(np.int32(1)))
         for left in range(budget - 1, -1, -1):
             current = token
-            if left and decode is not None:
+            if left:
                 # The next step is on its way before this token is read: the device never waits for the host.
                 token, position, counts, self._cache = decode(
-                    self._cache, token, position, parameters, counts
+                    self._cache, token, position, one, parameters, counts
                 )
             value = current.item()
             if value < 0:

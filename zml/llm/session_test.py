@@ -205,10 +205,10 @@ def test_buckets_fit_the_context(length: int, buckets: tuple[int, ...]) -> None:
 def test_a_program_is_compiled_once() -> None:
     programs = Programs(_tiny().deployment)
     assert programs.compiled == {}
-    assert programs.compile(None) is programs.compile(None)
+    assert programs.compile(1) is programs.compile(1)
     assert list(programs.compiled) == ["decode"]
     weights = _tiny().weights
-    assert programs.ready(None, weights) is programs.ready(None, weights)
+    assert programs.ready(1, weights) is programs.ready(1, weights)
 
 
 def test_speeds_of_nothing_are_zero() -> None:
