@@ -158,16 +158,21 @@ class Exe:
                     f"{value.shape}; give it that, or compile for the other shape"
                 )
             if array.sharding is not value.sharding and array.sharding != value.sharding:
-                self._check_place(leaf, value)
+                array = self._placed(leaf, value)
             arrays.append(array)
         return arrays
 
-    def _check_place(self, buffer: Buffer, value: Value) -> None:
-        given = buffer._array.sharding
-        if given.is_equivalent_to(value.sharding, len(value.shape.dims)) and (
-            given.memory_kind == value.sharding.memory_kind
-        ):
-            return
+    def _placed(self, buffer: Buffer, value: Value) -> jax.Array:
+        """The buffer's array if each device has the part that the program expects there, whatever it is called."""
+        given, dims = buffer._array.sharding, value.shape.dims
+        if given.memory_kind == value.sharding.memory_kind:
+            if given.is_equivalent_to(value.sharding, len(dims)):
+                return buffer._array
+            # A sharding with the devices in another order may still mean the same: a whole copy on each, for one.
+            if given.devices_indices_map(dims) == value.sharding.devices_indices_map(dims):
+                parts = {shard.device: shard.data for shard in buffer._array.addressable_shards}
+                mine = [parts[d] for d in value.sharding.mesh.devices.flat if d in parts]
+                return jax.make_array_from_single_device_arrays(dims, value.sharding, mine)
         where = f"{self.name}: the argument {value.name} {buffer.shape} "
         theirs: set[Any] = given.device_set
         if theirs != value.sharding.device_set:
