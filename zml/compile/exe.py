@@ -35,7 +35,7 @@ class MemoryPlan:
     """The results that take the memory of donated arguments: counted in both of the above."""
     temporaries: int
     code: int
-    """0 where the runtime does not say."""
+    """What the runtime says, or, where it does not (on the CPU), the size of the serialized program."""
 
     @property
     def total(self) -> int:
@@ -108,9 +108,8 @@ class Exe:
     def memory(self) -> MemoryPlan:
         """What a call takes on each device."""
         stats = self._program.memory_stats()
-        return MemoryPlan(
-            stats.arguments, stats.results, stats.reused, stats.temporaries, stats.code
-        )
+        code = stats.code or (0 if self._program.has_effects else len(self._program.serialize()))
+        return MemoryPlan(stats.arguments, stats.results, stats.reused, stats.temporaries, code)
 
     @property
     def cost(self) -> dict[str, float]:
