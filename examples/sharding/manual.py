@@ -3,7 +3,7 @@
 import numpy as np
 
 import zml
-from zml.sharding import manual
+from zml.sharding import manual, manual_computation
 
 
 def run(platform: zml.Platform, sharding: zml.Sharding) -> bool:
@@ -11,7 +11,6 @@ def run(platform: zml.Platform, sharding: zml.Sharding) -> bool:
     x = zml.Shape({"b": 8, "d": 32}, "f32", {"b": "data", "d": "model"})
     w = zml.Shape({"d": 32, "f": 16}, "f32", {"d": "model"})
     whole = zml.Shape({"b": 8, "f": 16}, "f32", {"b": "data"})
-    parts = whole.partitioned(f="model")
 
     def shard(x: zml.Tensor, w: zml.Tensor) -> tuple[zml.Tensor, zml.Tensor, zml.Tensor]:
         # Here the shapes are those of one device: {b=4,d=8} and {d=8,f=16} where `model` cuts in four, `data` in two.
@@ -24,11 +23,9 @@ def run(platform: zml.Platform, sharding: zml.Sharding) -> bool:
         )
 
     def program(x: zml.Tensor, w: zml.Tensor) -> tuple[zml.Tensor, zml.Tensor, zml.Tensor]:
-        total, scattered, rotated = by_hand(
-            shard, sharding, [x.shape, w.shape], (whole, parts, x.shape)
-        )(x, w)
-        return total, scattered, rotated
+        return manual_computation(shard, sharding, [x.shape, w.shape], outputs)(x, w)
 
+    outputs = (whole, whole.partitioned(f="model"), x)
     shards = sharding.size("model")
     exe = platform.compile(program, x, w, shardings=[sharding], name="by_hand")
     rng = np.random.default_rng(1)

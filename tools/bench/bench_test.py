@@ -22,9 +22,9 @@ def report(
 
 
 def test_dispatch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    found = report(dispatch.main, ["--weights=5", "--rounds=3", "--devices=2"], monkeypatch, capfd)
-    assert found["arguments"] == 8 and found["devices"] == 2
-    assert all(isinstance(found[f"{name}_us"], float) for name in ("bare", "zml", "jit"))
+    found = report(dispatch.main, ["--weights=20", "--rounds=3", "--devices=2"], monkeypatch, capfd)
+    assert found["arguments"] == 23 and found["devices"] == 2
+    assert all(isinstance(found[f"{name}_us"], float) for name in ("bare", "zml", "jit_model"))
 
 
 def test_compile(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,8 @@ class Exe:
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program. Raises BufferError for arguments it was not compiled for, and for donated ones."""
-        return self._run(self._arrays(args, self.signature.input_tree, self.signature.inputs))
+        arrays = self._arrays(args, self.signature.input_tree, self.signature.inputs)
+        return self._unflatten(map(Buffer, self._program.run(arrays), self._result_shapes))
 
     def bake(self, *leading: Any) -> Runner:
         """The program with its first arguments bound: they are checked once, not in every call."""
@@ -161,10 +162,6 @@ class Exe:
             arrays.append(array)
         return arrays
 
-    def _run(self, arrays: list[jax.Array]) -> Any:
-        outputs = self._program(arrays)
-        return self._unflatten(map(Buffer, outputs, self._result_shapes))
-
     def _check_place(self, buffer: Buffer, value: Value) -> None:
         given = buffer._array.sharding
         if given.is_equivalent_to(value.sharding, len(value.shape.dims)) and (
@@ -215,7 +212,7 @@ class Exe:
 class Runner:
     """An Exe with its leading arguments bound; made by `Exe.bake`."""
 
-    __slots__ = ("_baked", "_inputs", "_tree", "exe")
+    __slots__ = ("_baked", "_inputs", "_result_shapes", "_run", "_tree", "_unflatten", "exe")
 
     def __init__(self, exe: Exe, leading: Sequence[Any]) -> None:
         children = exe.signature.input_tree.children()
@@ -235,11 +232,14 @@ class Runner:
         self._baked = exe._arrays(leading, bound, inputs[:count])
         self._inputs = inputs[count:]
         self._tree = jax.tree_util.treedef_tuple(children[len(leading) :])
+        self._run = exe.program.run
+        self._result_shapes = exe._result_shapes
+        self._unflatten = exe._unflatten
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program with the other arguments."""
-        exe = self.exe
-        return exe._run(self._baked + exe._arrays(args, self._tree, self._inputs))
+        arrays = self._baked + self.exe._arrays(args, self._tree, self._inputs)
+        return self._unflatten(map(Buffer, self._run(arrays), self._result_shapes))
 
     def __repr__(self) -> str:
         return f"Runner({self.exe!r}, {len(self._baked)} inputs baked)"

@@ -66,7 +66,9 @@ class TensorStore:
         if missing or wrong:
             faults = [f"{first_names(missing)} missing"] if missing else []
             faults += [first_names(wrong)] if wrong else []
-            others = f" It has {first_names(unused)}, which the model does not use." if unused else ""
+            others = (
+                f" It has {first_names(unused)}, which the model does not use." if unused else ""
+            )
             raise CheckpointError(
                 f"{self.where}: the checkpoint does not fit the model: {'; '.join(faults)}.{others} Are the model's "
                 "names and sizes (config.json) those of these safetensors files?"

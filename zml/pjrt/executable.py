@@ -1,6 +1,6 @@
 """A program that a PJRT client has compiled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,26 +37,31 @@ class LoadedProgram:
         kept_alive: Any = None,
     ) -> None:
         self._loaded = loaded
-        self._execute = loaded.execute_sharded
         self._kept_alive = kept_alive
         self.has_effects = has_effects
         """Whether it calls Python back, to print."""
-        self._handlers = [
+        handlers = [
             xla_client.array_result_handler(
                 ShapedArray(x.shape, x.dtype), x.sharding, committed=True
             )
             for x in results
         ]
+        execute = loaded.execute_sharded
 
-    def __call__(self, arrays: list[jax.Array]) -> list[jax.Array]:
-        """Runs it. The arrays must have the shapes and shardings it was compiled for: nothing is checked."""
-        if self.has_effects:
-            results = self._execute(arrays, with_tokens=True)
-            outputs = results.consume_with_handlers(self._handlers)
+        def run(arrays: list[jax.Array]) -> list[jax.Array]:
+            return execute(arrays).consume_with_handlers(handlers)
+
+        def run_and_wait(arrays: list[jax.Array]) -> list[jax.Array]:
+            outputs = execute(arrays, with_tokens=True)
+            made = outputs.consume_with_handlers(handlers)
             # What a program prints is there when the call returns.
-            results.consume_token().block_until_ready()
-            return outputs
-        return self._execute(arrays).consume_with_handlers(self._handlers)
+            outputs.consume_token().block_until_ready()
+            return made
+
+        self.run: Callable[[list[jax.Array]], list[jax.Array]] = (
+            run_and_wait if has_effects else run
+        )
+        """Runs it. The arrays must have the shapes and shardings it was compiled for: nothing is checked."""
 
     @property
     def raw(self) -> Any:
