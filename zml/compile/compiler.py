@@ -19,12 +19,12 @@ from zml.compile import program
 from zml.compile.cache import ExecutableCache
 from zml.compile.exe import Exe
 from zml.compile.options import CompileOptions
-from zml.compile.program import Signature, Tracer, Value, function_name, inputs_of
+from zml.compile.program import Abstract, Signature, Tracer, Value, function_name, inputs_of
 from zml.compile.serialized import Packed, PackedValue, pack, unpack
 from zml.errors import CompileError, ZmlError
 from zml.pjrt import executable, lowering
 from zml.pjrt.client import Client
-from zml.sharding import Partitioner, Sharding, check_together
+from zml.sharding import Partitioner, Sharding, check_together, select
 
 _LOG = log.get("compile")
 _ZML = Path(zml.__file__).parent
@@ -70,12 +70,10 @@ def compile_function(
     began = time.perf_counter()
     options = options or CompileOptions()
     name = name or function_name(fn)
-    among = tuple(shardings or runtime.shardings or (runtime.replicated,))
-    for sharding in among:
-        runtime.check_sharding(sharding)
-    check_together(among)
     flags = {**runtime.client.xla_flags, **options.xla_flags}
-    inputs, tree = inputs_of(fn, args, among)
+    abstract, tree = inputs_of(fn, args)
+    among = _shardings(runtime, shardings, abstract)
+    inputs = tuple(value.placed(among) for value in abstract)
     tracer = Tracer(name, fn, inputs, tree, among)
     shardy = options.partitioner is Partitioner.SHARDY
     try:
@@ -148,6 +146,26 @@ def compile_function(
         except executable.Error as error:
             _LOG.debug("%s is not kept: this runtime does not serialize it: %s", name, error)
     return exe
+
+
+def _shardings(
+    runtime: Runtime, given: Sequence[Sharding] | None, inputs: Sequence[Abstract]
+) -> tuple[Sharding, ...]:
+    """The shardings of a program, which must agree on the order of the devices.
+
+    If none are given, those of the registered ones that its inputs need, and all others that go together with them.
+    """
+    if given:
+        for sharding in given:
+            runtime.check_sharding(sharding)
+        check_together(given)
+        return tuple(given)
+    registered = runtime.shardings or (runtime.replicated,)
+    cut = [x.shape for x in inputs if any(isinstance(p, str) for p in x.shape.partitions)]
+    needed = tuple(dict.fromkeys(select(registered, shape) for shape in cut)) or registered[:1]
+    check_together(needed)
+    others = [s for s in registered if s not in needed and s.devices == needed[0].devices]
+    return (*needed, *others)
 
 
 def deserialize(runtime: Runtime, blob: bytes) -> Exe:

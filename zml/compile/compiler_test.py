@@ -15,7 +15,16 @@ from zml.errors import BufferError, CompileError, ShapeError
 from zml.model_tree import model, static
 from zml.platform import CpuOptions, Platform
 from zml.shape import REPLICATED, Shape
-from zml.sharding import HIGH_BANDWIDTH, LogicalMesh, Partitioner, ShardingError
+from zml.sharding import (
+    HIGH_BANDWIDTH,
+    Geometry,
+    LogicalMesh,
+    Partitioner,
+    PhysicalMesh,
+    Placement,
+    ShardingError,
+    Strategy,
+)
 from zml.tensor import Tensor
 
 
@@ -409,3 +418,26 @@ def test_a_program_that_prints_is_not_cached(
         assert "look: {d=2,f32} [1. 1.]" in capfd.readouterr().out
     with pytest.raises(CompileError, match="prints from inside"):
         exe.serialize()
+
+
+def test_a_program_uses_the_registered_shardings_that_go_together() -> None:
+    """Two folds put four devices in different orders; each program takes the one that its inputs name."""
+    here = Platform.init("cpu", CpuOptions(4))
+    mesh = PhysicalMesh.given(here.devices, bus=(2, Geometry.TREE), link=(2, Geometry.RING))
+    for name, fold in {"a": ("bus", "link"), "b": ("link", "bus")}.items():
+        here.sharding(
+            name, LogicalMesh(**{name: HIGH_BANDWIDTH}), Strategy(**{name: fold}), mesh=mesh
+        )
+    x = random(8)
+    for name in "ab":
+        shape = Shape({"d": 8}, "f32", {"d": name})
+        exe = here.compile(lambda x, y: (x + y, y), shape, Shape({"d": 8}, "f32"))
+        cut, whole = exe(here.put(x, shape), here.put(x, ("d",)))
+        np.testing.assert_array_equal(cut.numpy(), 2 * x)
+        np.testing.assert_array_equal(whole.numpy(), x)
+        parts = Placement.of(here.sharding_for(shape), shape).shards
+        found = {s.device.id: np.asarray(s.data) for s in cut.array.addressable_shards}
+        for part in parts:
+            np.testing.assert_array_equal(found[part.device.id], 2 * x[part.index])
+    with pytest.raises(ShardingError, match="cannot be used in one program"):
+        here.compile(lambda x, y: (x, y), *(Shape({"d": 8}, "f32", {"d": n}) for n in "ab"))

@@ -35,7 +35,7 @@ class MemoryPlan:
     """The results that take the memory of donated arguments: counted in both of the above."""
     temporaries: int
     code: int
-    """0 where the runtime does not say."""
+    """What the runtime says, or, where it does not (on the CPU), the size of the serialized program."""
 
     @property
     def total(self) -> int:
@@ -108,9 +108,8 @@ class Exe:
     def memory(self) -> MemoryPlan:
         """What a call takes on each device."""
         stats = self._program.memory_stats()
-        return MemoryPlan(
-            stats.arguments, stats.results, stats.reused, stats.temporaries, stats.code
-        )
+        code = stats.code or (0 if self._program.has_effects else len(self._program.serialize()))
+        return MemoryPlan(stats.arguments, stats.results, stats.reused, stats.temporaries, code)
 
     @property
     def cost(self) -> dict[str, float]:
@@ -158,16 +157,21 @@ class Exe:
                     f"{value.shape}; give it that, or compile for the other shape"
                 )
             if array.sharding is not value.sharding and array.sharding != value.sharding:
-                self._check_place(leaf, value)
+                array = self._placed(leaf, value)
             arrays.append(array)
         return arrays
 
-    def _check_place(self, buffer: Buffer, value: Value) -> None:
-        given = buffer._array.sharding
-        if given.is_equivalent_to(value.sharding, len(value.shape.dims)) and (
-            given.memory_kind == value.sharding.memory_kind
-        ):
-            return
+    def _placed(self, buffer: Buffer, value: Value) -> jax.Array:
+        """The buffer's array if each device has the part that the program expects there, whatever it is called."""
+        given, dims = buffer._array.sharding, value.shape.dims
+        if given.memory_kind == value.sharding.memory_kind:
+            if given.is_equivalent_to(value.sharding, len(dims)):
+                return buffer._array
+            # A sharding with the devices in another order may still mean the same: a whole copy on each, for one.
+            if given.devices_indices_map(dims) == value.sharding.devices_indices_map(dims):
+                parts = {shard.device: shard.data for shard in buffer._array.addressable_shards}
+                mine = [parts[d] for d in value.sharding.mesh.devices.flat if d in parts]
+                return jax.make_array_from_single_device_arrays(dims, value.sharding, mine)
         where = f"{self.name}: the argument {value.name} {buffer.shape} "
         theirs: set[Any] = given.device_set
         if theirs != value.sharding.device_set:

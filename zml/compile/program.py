@@ -67,19 +67,29 @@ class Signature:
         return Signature(inputs, self.input_tree, results, self.result_tree)
 
 
-def inputs_of(
-    fn: Callable[..., Any], args: Sequence[Any], shardings: Sequence[Sharding]
-) -> tuple[tuple[Value, ...], Any]:
-    """The inputs that abstract arguments describe: Tensors, Shapes, Buffers in pytrees."""
+@dataclass(frozen=True)
+class Abstract:
+    """An input before it has a place: what an abstract argument says."""
+
+    name: str
+    shape: Shape
+    memory: str | None
+
+    def placed(self, shardings: Sequence[Sharding]) -> Value:
+        """Where it lives under the first sharding that covers it."""
+        sharding = select(shardings, self.shape).named(self.shape, self.memory)
+        return Value(self.name, self.shape, sharding, self.memory)
+
+
+def inputs_of(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[tuple[Abstract, ...], Any]:
+    """The inputs that abstract arguments describe, Tensors, Shapes and Buffers in pytrees, and their pytree."""
     found, tree = jax.tree_util.tree_flatten_with_path(tuple(args), is_leaf=is_leaf)
     names = argument_names(fn, len(args))
-    values = []
+    inputs = []
     for path, leaf in found:
         name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
-        shape, memory = _abstract(fn, name, leaf)
-        sharding = select(shardings, shape).named(shape, memory)
-        values.append(Value(name, shape, sharding, memory))
-    return tuple(values), tree
+        inputs.append(Abstract(name, *_abstract(fn, name, leaf)))
+    return tuple(inputs), tree
 
 
 def _abstract(fn: Callable[..., Any], name: str, leaf: Any) -> tuple[Shape, str | None]:

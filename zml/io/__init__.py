@@ -1,7 +1,8 @@
 """Weights on disk: safetensors headers, the tensor store, views to declare models from, loading onto devices."""
 
+from zml.declared import Repeat
 from zml.io.load import load, stored_bytes
 from zml.io.store import TensorStore
 from zml.io.view import View
 
-__all__ = ["TensorStore", "View", "load", "stored_bytes"]
+__all__ = ["Repeat", "TensorStore", "View", "load", "stored_bytes"]

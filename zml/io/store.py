@@ -25,12 +25,14 @@ class TensorStore:
         self.entries = entries
 
     @staticmethod
-    def open(folder: Path | str) -> "TensorStore":
-        """Opens model.safetensors, or the files that model.safetensors.index.json names.
+    def open(path: Path | str) -> "TensorStore":
+        """Opens a safetensors file, or a folder: its model.safetensors, or what model.safetensors.index.json names.
 
-        Raises CheckpointError where neither is there, a header is out of order, or index and files disagree.
+        Raises CheckpointError where none is there, a header is out of order, or index and files disagree.
         """
-        folder = Path(folder)
+        folder = Path(path)
+        if folder.is_file():
+            return TensorStore(folder, read_header(folder))
         single, index = folder / _SINGLE, folder / _INDEX
         if single.is_file():
             return TensorStore(folder, read_header(single))

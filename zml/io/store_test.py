@@ -114,3 +114,9 @@ def test_a_view_of_the_store_knows_where_it_is(tmp_path: Path) -> None:
     view = TensorStore.open(str(tmp_path)).view("bfloat16")
     assert (view.where, view.path, view.dtype) == (str(tmp_path), "", "bf16")
     assert view.tensor("a", ("x", "y")).shape.dims == (2, 3)
+
+
+def test_a_single_file_is_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(tensors({"a": np.ones(3, np.float32)}))
+    assert list(TensorStore.open(path).entries) == ["a"]

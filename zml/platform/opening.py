@@ -61,6 +61,8 @@ def first(options: PlatformOptions, host: Host) -> tuple[Client, list[Candidate]
                 chosen = options.of_target(candidate.target)
                 client = open_client(candidate.target, chosen, host, join)
                 _LOG.info("%s", _report(candidate.target, passed))
+                for absent in (x for x in passed if x.sandbox is None):
+                    _LOG.debug("passed over %s", absent)
                 return client, passed
             except UnsupportedError as error:
                 if candidate.target is Target.CPU:
@@ -71,8 +73,8 @@ def first(options: PlatformOptions, host: Host) -> tuple[Client, list[Candidate]
 
 
 def _report(target: Target, passed: list[Candidate]) -> str:
-    """The log line: what was taken, and why not those before it."""
-    reasons = "; ".join(map(str, passed))
+    """The log line: what was taken, and why not those before it that this build has."""
+    reasons = "; ".join(str(x) for x in passed if x.sandbox is not None)
     return f"Platform {target.value}" + (f"; passed over {reasons}" if reasons else "")
 
 

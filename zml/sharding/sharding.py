@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from zml.shape import OPEN, Shape
 from zml.sharding.errors import ShardingError
 from zml.sharding.logical import LogicalMesh
-from zml.sharding.physical import PhysicalMesh
+from zml.sharding.physical import Device, PhysicalMesh
 from zml.sharding.strategy import Strategy
 
 
@@ -126,11 +126,15 @@ class Sharding:
         return tuple(int(leaf) for leaf in tree.transpose(fold_order).flat)
 
     @functools.cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices in that order."""
+        return tuple(self.physical.devices[leaf] for leaf in self.leaves)
+
+    @functools.cached_property
     def mesh(self) -> Mesh:
         """The jax Mesh. Raises ShardingError if its devices are only described."""
         handles = np.empty(len(self.leaves), dtype=object)
-        for i, leaf in enumerate(self.leaves):
-            device = self.physical.devices[leaf]
+        for i, device in enumerate(self.devices):
             if device.handle is None:
                 raise ShardingError(
                     f"{device} of sharding {self.name!r} is only described, so no array can live there; "
@@ -208,7 +212,7 @@ def check_together(shardings: Sequence[Sharding]) -> None:
     """Raises ShardingError unless one program can use them all: the same devices, in the same order."""
     for other in shardings[1:]:
         first = shardings[0]
-        devices = [[s.physical.devices[leaf] for leaf in s.leaves] for s in (first, other)]
+        devices = [first.devices, other.devices]
         if devices[0] == devices[1]:
             continue
         pair = f"shardings {first.name!r} and {other.name!r} cannot be used in one program: "
