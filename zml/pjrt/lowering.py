@@ -81,6 +81,7 @@ class Module:
 
 _WORD = re.compile(r"[\w.$]+")
 _FRAME = re.compile(r'"([^"]+)":(\d+)')
+_ORDERED = "the function has ordered side effects, such as jax.debug.print(ordered=True); use zml.ops.debug_print"
 
 
 def trace(flat: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeStruct]) -> Any:
@@ -105,12 +106,15 @@ def lower(
     function.__name__ = name
     with partitioner.shardy(shardy):
         jitted = jax.jit(function, keep_unused=True, out_shardings=list(outputs))
-        lowered = jitted.lower(*inputs)
+        try:
+            lowered = jitted.lower(*inputs)
+        except ValueError as error:  # for several devices
+            if "ordered effects" not in str(error):
+                raise
+            raise NotImplementedError(_ORDERED) from error
     arguments = lowered._lowering.compile_args
     if arguments["ordered_effects"]:
-        raise NotImplementedError(
-            "the function has ordered side effects, such as jax.debug.print(ordered=True); use zml.ops.debug_print"
-        )
+        raise NotImplementedError(_ORDERED)
     return Module(
         name,
         lowered.compiler_ir("stablehlo"),
