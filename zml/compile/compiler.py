@@ -251,6 +251,7 @@ def _identifier(name: str) -> str:
 
 
 def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> None:
+    before = module.interface() if options.passes else ""
     for number, step in enumerate(options.passes):
         what = f"pass {number} of {name} ({step if isinstance(step, str) else function_name(step)})"
         try:
@@ -264,6 +265,11 @@ def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> 
             Exception
         ) as error:  # a pass is the user's code: whatever it raises is told with its name
             raise CompileError(f"{what} failed: {error}") from error
+        if (after := module.interface()) != before:
+            raise CompileError(
+                f"{what} changed what the program takes and gives: {before} became {after}; a pass changes how results "
+                "are computed, not which"
+            )
 
 
 def _explain(name: str, runtime: Runtime, module: lowering.Module, message: str) -> str:

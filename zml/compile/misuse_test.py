@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jaxlib.mlir import ir
 
 from zml import ops
 from zml.buffer import Buffer
@@ -185,3 +186,31 @@ def test_a_folder_that_cannot_have_its_name(caplog: pytest.LogCaptureFixture) ->
     cache = ExecutableCache(Path("a\0b"))
     cache.put("k", b"x")
     assert cache.get("k") is None and "cannot be made" in caplog.text
+
+
+# Passes
+
+
+_OTHER_RESULT = """
+func.func public @main(%a: tensor<8xf32>) -> tensor<8xi32> {
+  %0 = stablehlo.convert %a : (tensor<8xf32>) -> tensor<8xi32>
+  return %0 : tensor<8xi32>
+}
+"""
+
+
+@pytest.mark.parametrize("change", ["no main", "another result", "more devices"])
+def test_a_pass_that_changes_arguments_or_results_is_named(change: str) -> None:
+    def changes(module: Any) -> None:
+        if change == "more devices":
+            four = ir.IntegerAttr.get(ir.IntegerType.get_signless(32), 4)
+            module.operation.attributes["mhlo.num_partitions"] = four
+            return
+        for op in list(module.body.operations):
+            op.erase()
+        if change == "another result":
+            other: Any = ir.Module.parse(_OTHER_RESULT)
+            module.body.append(other.body.operations[0].detach_from_parent())
+
+    with pytest.raises(CompileError, match=r"pass 0 of same \(.*changes\) changed what"):
+        opened().compile(lambda x: x, X, name="same", options=CompileOptions(passes=(changes,)))

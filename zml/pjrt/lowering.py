@@ -37,11 +37,19 @@ class Module:
         """Raises an MLIRError if the module is no longer in order."""
         self.ir.operation.verify()
 
+    def interface(self) -> str:
+        """The types of the program's arguments and results, and how many devices it is for."""
+        main = self._main()
+        parts = self.ir.operation.attributes.get("mhlo.num_partitions")
+        return "no main function" if main is None else f"{main.type} on {parts}"
+
+    def _main(self) -> Any:
+        named = (op for op in self.ir.body.operations if op.attributes["sym_name"].value == "main")
+        return next(named, None)
+
     def alias(self, results: Mapping[int, int]) -> None:
         """Makes results take the memory of arguments: {number of the argument: number of the result}."""
-        main = next(
-            op for op in self.ir.body.operations if op.attributes["sym_name"].value == "main"
-        )
+        main = self._main()
         with self.ir.context:
             attributes = list(main.arg_attrs)
             for argument, result in results.items():
