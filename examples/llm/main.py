@@ -110,7 +110,8 @@ def _users_path(path: str) -> str:
     """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
     if "://" in path:
         return path
-    return str(Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(path).expanduser()))
+    home = os.path.expanduser(path)  # noqa: PTH111  # Path's raises for an unknown user
+    return str(Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), home))
 
 
 def _generate(engine: "Engine", options: Options, began: float) -> int:
