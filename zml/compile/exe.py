@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -13,45 +13,7 @@ from zml.buffer import Buffer
 from zml.compile.program import Signature, Value
 from zml.errors import BufferError
 from zml.model_tree import is_leaf
-from zml.pjrt.executable import LoadedProgram
-from zml.units import binary_size
-
-
-class Owner(Protocol):
-    """What an Exe must know of its platform, for messages."""
-
-    @property
-    def device_name(self) -> str:
-        """`2 x cpu`."""
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes on each device that a call takes, as the compiler planned them."""
-
-    arguments: int
-    results: int
-    reused: int
-    """The results that take the memory of donated arguments: counted in both of the above."""
-    temporaries: int
-    code: int
-    """What the runtime says, or, where it does not (on the CPU), the size of the serialized program."""
-
-    @property
-    def total(self) -> int:
-        """All of it, each byte once."""
-        return self.arguments + self.results - self.reused + self.temporaries + self.code
-
-    def __str__(self) -> str:
-        parts = {
-            "arguments": self.arguments,
-            "results": self.results,
-            "of them in arguments' memory": self.reused,
-            "temporaries": self.temporaries,
-            "code": self.code,
-            "total": self.total,
-        }
-        return "\n".join(f"{name:<28} {binary_size(size):>10}" for name, size in parts.items())
+from zml.pjrt.executable import LoadedProgram, MemoryPlan
 
 
 class Exe:
@@ -64,7 +26,7 @@ class Exe:
     def __init__(
         self,
         name: str,
-        owner: Owner,
+        device_name: str,
         signature: Signature,
         program: LoadedProgram,
         stablehlo: str,
@@ -75,7 +37,9 @@ class Exe:
         seconds: float,
     ) -> None:
         self.name = name
-        self.signature = signature = signature.shared()
+        self.device_name = device_name
+        """What it runs on, for messages: `2 x cpu`."""
+        self.signature = signature
         self.stablehlo = stablehlo
         """The program before XLA's passes, after those of CompileOptions."""
         self.fingerprint = fingerprint
@@ -85,41 +49,34 @@ class Exe:
         """Whether it came out of the executable cache."""
         self.seconds = seconds
         """What tracing, lowering and compiling, or reading from the cache, took."""
-        self._owner = owner
-        self._program = program
+        self.program = program
+        """The runtime's own object."""
         self._result_shapes = [result.shape for result in signature.results]
         self._unflatten = signature.result_tree.unflatten
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program. Raises BufferError for arguments it was not compiled for, and for donated ones."""
         arrays = self._arrays(args, self.signature.input_tree, self.signature.inputs)
-        return self._unflatten(map(Buffer, self._program.run(arrays), self._result_shapes))
+        return self._unflatten(map(Buffer, self.program.run(arrays), self._result_shapes))
 
     def bake(self, *leading: Any) -> Runner:
         """The program with its first arguments bound: they are checked once, not in every call."""
         return Runner(self, leading)
 
-    @property
-    def program(self) -> LoadedProgram:
-        """The runtime's own object."""
-        return self._program
-
-    @property
+    @cached_property
     def memory(self) -> MemoryPlan:
         """What a call takes on each device."""
-        stats = self._program.memory_stats()
-        code = stats.code or (0 if self._program.has_effects else len(self._program.serialize()))
-        return MemoryPlan(stats.arguments, stats.results, stats.reused, stats.temporaries, code)
+        return self.program.memory_plan()
 
     @property
     def cost(self) -> dict[str, float]:
         """The compiler's estimates for one device, such as `flops` and `bytes accessed`."""
-        return self._program.cost()
+        return self.program.cost()
 
     @property
     def hlo(self) -> str:
         """The program as XLA optimized and partitioned it."""
-        return self._program.hlo()
+        return self.program.hlo()
 
     def serialize(self) -> bytes:
         """The program for `Platform.deserialize`, on a platform of the same devices and versions."""
@@ -141,12 +98,13 @@ class Exe:
                     f"{self.name}: the argument {value.name} is a {type(leaf).__name__}, expected a Buffer "
                     f"{value.shape}; put it on the platform: platform.put(value, tags)"
                 )
-            array = leaf._array
-            if array.is_deleted():
+            try:
+                array = leaf.array
+            except BufferError:
                 raise BufferError(
                     f"{self.name}: the argument {value.name} {leaf.shape} was donated to an earlier call, which reused "
                     "its memory for a result; use that result, or compile without reuse_buffer"
-                )
+                ) from None
             shape = leaf.shape
             # A result that goes round has the very shape and sharding of the input: see Signature.shared.
             if shape is not value.shape and (
@@ -163,13 +121,13 @@ class Exe:
 
     def _placed(self, buffer: Buffer, value: Value) -> jax.Array:
         """The buffer's array if each device has the part that the program expects there, whatever it is called."""
-        given, dims = buffer._array.sharding, value.shape.dims
+        given, dims = buffer.array.sharding, value.shape.dims
         if given.memory_kind == value.sharding.memory_kind:
             if given.is_equivalent_to(value.sharding, len(dims)):
-                return buffer._array
+                return buffer.array
             # A sharding with the devices in another order may still mean the same: a whole copy on each, for one.
             if given.devices_indices_map(dims) == value.sharding.devices_indices_map(dims):
-                parts = {shard.device: shard.data for shard in buffer._array.addressable_shards}
+                parts = {shard.device: shard.data for shard in buffer.array.addressable_shards}
                 mine = [parts[d] for d in value.sharding.mesh.devices.flat if d in parts]
                 return jax.make_array_from_single_device_arrays(dims, value.sharding, mine)
         where = f"{self.name}: the argument {value.name} {buffer.shape} "
@@ -178,7 +136,7 @@ class Exe:
             names = " and ".join(sorted({str(device.client.platform) for device in theirs}))
             raise BufferError(
                 f"{where}is on {len(theirs)} devices ({names}) of another platform or sharding, but the program "
-                f"runs on {self._owner.device_name}; put it on the platform that compiled the program"
+                f"runs on {self.device_name}; put it on the platform that compiled the program"
             )
         if given.memory_kind != value.sharding.memory_kind:
             raise BufferError(
@@ -237,8 +195,8 @@ class Runner:
         self._inputs = inputs[count:]
         self._tree = jax.tree_util.treedef_tuple(children[len(leading) :])
         self._run = exe.program.run
-        self._result_shapes = exe._result_shapes
-        self._unflatten = exe._unflatten
+        self._result_shapes = [result.shape for result in exe.signature.results]
+        self._unflatten = exe.signature.result_tree.unflatten
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program with the other arguments."""
