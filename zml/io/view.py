@@ -79,7 +79,7 @@ class View:
         dtype = dtype or self.dtype or (STORED.get(entry.dtype) if entry else None)
         # A tensor that is missing is declared all the same, so that all that are missing can be named together.
         shape = Shape(dims, dtype or DType.F32, partitions)
-        once = shape.dims if repeat is None else _before(repeat, full, shape).dims
+        once = shape.dims if repeat is None else tuple(repeat.once(full, dims).values())
         stored = tuple(once if stored is None else stored)
         if math.prod(stored) != math.prod(once):
             raise ShapeError(
@@ -103,13 +103,3 @@ class View:
                 "give one tag for each axis"
             )
         return dict(zip(tags, entry.shape, strict=True))
-
-
-def _before(repeat: Repeat, name: str, shape: Shape) -> Shape:
-    """The shape without its repeats."""
-    if repeat.times < 1 or repeat.tag not in shape or shape.dim(repeat.tag) % repeat.times:
-        raise ShapeError(
-            f"{name}: {repeat} does not fit {shape}; expected an axis {repeat.tag!r} there, with a multiple of "
-            f"{repeat.times} elements"
-        )
-    return shape.set(**{repeat.tag: shape.dim(repeat.tag) // repeat.times})
