@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
+from jax.sharding import NamedSharding
 
 from zml.buffer import Buffer
 from zml.errors import BufferError
@@ -178,7 +179,7 @@ class Platform:
         return select(self.shardings or (self.replicated,), shape)
 
     @cached_property
-    def _handles(self) -> frozenset[Any]:
+    def _handles(self) -> frozenset[jax.Device]:
         return frozenset(device.handle for device in self.devices)
 
     def check_sharding(self, sharding: Sharding) -> None:
@@ -190,16 +191,6 @@ class Platform:
                 f"sharding {sharding.name!r} is over {count} x {foreign[0].kind or foreign[0].platform}, of which "
                 f"{len(foreign)} are devices of another platform than {self!r}; make it here: "
                 f"platform.sharding({sharding.name!r}, ...)"
-            )
-
-    def check_buffer(self, buffer: Buffer) -> None:
-        """Raises BufferError if the buffer was donated or is, in part, on devices of another platform."""
-        where: set[Any] = buffer.array.sharding.device_set
-        if not where <= self._handles:
-            kinds = sorted({device.device_kind for device in where})
-            raise BufferError(
-                f"{buffer} is on {len(where)} x {', '.join(kinds)} of another platform than {self!r}; put it here: "
-                "platform.put(buffer.slice())"
             )
 
     # Values
@@ -255,7 +246,7 @@ class Platform:
         flags = dict(self.client.xla_flags)
         return jax.tree.unflatten(tree, placement.zeros(wanted, self.memories[0], flags))
 
-    def _where(self, shape: Shape, sharding: Sharding | None, memory: str | None) -> Any:
+    def _where(self, shape: Shape, sharding: Sharding | None, memory: str | None) -> NamedSharding:
         if memory is not None and memory not in self.memories:
             raise BufferError(
                 f"{self!r} has no memory of the kind {memory!r}; it has {', '.join(self.memories)}"
