@@ -24,6 +24,7 @@ from zml.sharding import Sharding, select
 from zml.tensor import Tensor
 from zml.units import binary_size
 
+_LOG = log.get("io")
 _READERS = 4
 # In bytes: PJRT's CPU client aliases memory that is so aligned, and copies other memory.
 _ALIGNMENT = 64
@@ -35,10 +36,11 @@ class Placer(Protocol):
     def put(
         self,
         value: Any,
-        shape: Any,
+        shape: Shape,
+        /,
         *,
-        sharding: Any = None,
-        memory: Any = None,
+        sharding: Sharding | None = None,
+        memory: str | None = None,
         zero_copy: bool = False,
     ) -> Buffer:
         """Host data on the devices, cut as its shape says."""
@@ -55,10 +57,9 @@ def load[M](
     """
     began = time.perf_counter()
     declared, tree = jax.tree.flatten(model, is_leaf=is_leaf)
-    logger = log.get("io")
     unused = [name for name in store.check(model) if not name.endswith("rotary_emb.inv_freq")]
     if unused:
-        logger.warning(
+        _LOG.warning(
             "%d tensors of the checkpoint are not used by the model: %s",
             len(unused),
             first_names(unused),
@@ -81,7 +82,7 @@ def load[M](
         buffers = [buffer.wait() for buffer in pool.map(one, declared)]
     seconds = time.perf_counter() - began
     total = stored_bytes(model, store)
-    logger.info(
+    _LOG.info(
         "Loaded weights [%s, %.3fs, %s/s]",
         binary_size(total),
         seconds,
