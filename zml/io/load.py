@@ -15,9 +15,8 @@ from zml.buffer import Buffer
 from zml.declared import Repeat
 from zml.dtypes import DType
 from zml.errors import CheckpointError
-from zml.io.safetensors import Entry
+from zml.io.safetensors import STORED, Entry
 from zml.io.store import TensorStore, first_names
-from zml.io.view import STORED
 from zml.model_tree import is_leaf, leaves
 from zml.shape import Shape
 from zml.sharding import Sharding, select
@@ -51,7 +50,8 @@ def load[M](
 ) -> M:
     """The model with every declared tensor replaced by a Buffer of its shape, in its place on the platform's devices.
 
-    Floats are converted to the element type that was declared. Everything is checked first: CheckpointError for
+    `shardings` are those to choose from, by default those registered with the platform. Floats are converted to the
+    element type that was declared. Everything is checked first: CheckpointError for
     missing tensors, shapes or dtypes that do not fit, before memory is taken. Tensors of the checkpoint that the model
     does not use are logged. Beside the buffers, the host holds four tensors at a time.
     """

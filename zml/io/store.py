@@ -8,8 +8,8 @@ from typing import Any
 
 from zml.dtypes import DType
 from zml.errors import CheckpointError
-from zml.io.safetensors import Entry, read_header
-from zml.io.view import FLOATS, STORED, View
+from zml.io.safetensors import FLOATS, STORED, Entry, read_header
+from zml.io.view import View
 from zml.model_tree import named_leaves
 from zml.tensor import Tensor
 
