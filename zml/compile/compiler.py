@@ -66,7 +66,7 @@ def compile_function(
     options: CompileOptions | None = None,
     name: str | None = None,
 ) -> Exe:
-    """Compiles a function for abstract arguments. What `Platform.compile` does and raises."""
+    """What `Platform.compile` does and raises; it says which."""
     began = time.perf_counter()
     options = options or CompileOptions()
     name = name or function_name(fn)

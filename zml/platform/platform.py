@@ -13,7 +13,7 @@ from zml.errors import BufferError
 from zml.model_tree import is_leaf, path_name
 from zml.pjrt.client import Client
 from zml.pjrt.host import Host
-from zml.platform import opening, placement
+from zml.platform import opening, values
 from zml.platform.candidates import Candidate
 from zml.platform.describe import describe
 from zml.platform.device import Device
@@ -215,8 +215,8 @@ class Platform:
 
         Raises ShapeError for a value that does not fit, ShardingError for a shape that no sharding fits.
         """
-        array, shape = placement.host_value(value, tags_or_shape)
-        return placement.put(array, shape, self._where(shape, sharding, memory), zero_copy)
+        array, shape = values.host_value(value, tags_or_shape)
+        return values.put(array, shape, self._where(shape, sharding, memory), zero_copy)
 
     def put_tree(
         self,
@@ -241,10 +241,10 @@ class Platform:
         Each is placed as `put` places a value; the large ones are made on the devices, without a copy on the host.
         """
         found, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=is_leaf)
-        declared = [placement.declared(path_name(path), leaf) for path, leaf in found]
+        declared = [values.declared(path_name(path), leaf) for path, leaf in found]
         wanted = [(x, self._where(x, sharding, memory or kind)) for x, kind in declared]
         flags = dict(self.client.xla_flags)
-        return jax.tree.unflatten(tree, placement.zeros(wanted, self.memories[0], flags))
+        return jax.tree.unflatten(tree, values.zeros(wanted, self.memories[0], flags))
 
     def _where(self, shape: Shape, sharding: Sharding | None, memory: str | None) -> NamedSharding:
         if memory is not None and memory not in self.memories:
@@ -263,7 +263,17 @@ class Platform:
         options: "CompileOptions | None" = None,
         name: str | None = None,
     ) -> "Exe":
-        """Compiles `fn` for arguments like `args`: Shapes, declared Tensors, or trees of them. See zml.compile."""
+        """Compiles `fn` for arguments like `args`: Shapes, declared Tensors, Buffers, or trees of them.
+
+        It is called once, with Tensors in their place, and gives a Tensor or a tree of them; None stays None. Values
+        are cut by the first of `shardings` that has their logical axes; by default, by the registered shardings that
+        the arguments need. `name` is what messages and profiles call the program, by default the function's name. Where
+        the platform has a cache, a program that is in it is not compiled again.
+
+        Raises CompileError for arguments and results that are no tensors, for what cannot be lowered or compiled (with
+        the user's line) and for a pass that fails, ShardingError for shapes that the shardings do not fit, and what
+        `fn` itself raises.
+        """
         from zml.compile.compiler import compile_function
 
         return compile_function(self, fn, args, shardings=shardings, options=options, name=name)
