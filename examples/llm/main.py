@@ -1,6 +1,7 @@
 """The llm example: flags in, text out. Everything of substance is in zml.llm."""
 
 import io
+import json
 import os
 import sys
 import time
@@ -110,32 +111,18 @@ def _generate(engine: "Engine", options: Options, began: float) -> int:
     from zml.llm.sampling import resolve
 
     sampling = resolve(engine.checkpoint.generation_config, **options.sampling())
-    interactive = options.prompt is None and options.prompt_token_ids is None and _terminal()
-    if interactive and not options.json:
+    prompted = options.prompt is not None or options.prompt_token_ids is not None
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    if terminal and not prompted and not options.json:
         return chat.run(engine, options, sampling)
     return once.run(engine, options, sampling, began)
 
 
-def _terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty()
-
-
 def _dry_run(engine: "Engine", options: Options) -> int:
-    import json
-
     plan = engine.memory_plan()
-    if options.json:
-        print(
-            json.dumps(
-                {
-                    "model": options.model or str(_DEMO),
-                    "memory_plan": vars(plan),
-                    "total": plan.total,
-                }
-            )
-        )
-    else:
-        print(plan)
+    model = options.model or str(_DEMO)
+    report = {"model": model, "memory_plan": vars(plan), "total": plan.total}
+    print(json.dumps(report) if options.json else plan)
     return 0
 
 

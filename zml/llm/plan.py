@@ -48,7 +48,8 @@ class MemoryPlan:
     def __str__(self) -> str:
         rows = [("weights", self.weights), ("KV cache", self.kv_cache)]
         rows += [(f"temporaries of {name}", size) for name, size in self.temporaries.items()]
-        rows += [(f"executable {name}", size) for name, size in self.executables.items()]
+        # 0 is what a runtime says that does not know.
+        rows += [(f"executable {name}", size) for name, size in self.executables.items() if size]
         rows += [("total, one program at a time", self.total)]
         rows += [("checkpoint on disk", self.checkpoint)]
         width = max(len(name) for name, _ in rows)
