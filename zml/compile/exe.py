@@ -23,6 +23,24 @@ class Exe:
     call returns at once; `Buffer.numpy` and `Buffer.wait` wait for values.
     """
 
+    name: str
+    device_name: str
+    """What it runs on, for messages: `2 x cpu`."""
+    signature: Signature
+    """Its `inputs` and `results`, each with a name, a shape and a place, and their pytrees."""
+    stablehlo: str
+    """The program before XLA's passes, after those of CompileOptions."""
+    fingerprint: str
+    """The platform and versions that it runs on."""
+    mesh: Mesh
+    """The devices that it runs on, and the axes that values are cut over."""
+    cached: bool
+    """Whether it came out of the executable cache, or out of `serialize`."""
+    seconds: float
+    """What tracing, lowering and compiling, or reading it back, took."""
+    program: LoadedProgram
+    """The runtime's own object."""
+
     def __init__(
         self,
         name: str,
@@ -38,19 +56,13 @@ class Exe:
     ) -> None:
         self.name = name
         self.device_name = device_name
-        """What it runs on, for messages: `2 x cpu`."""
         self.signature = signature
         self.stablehlo = stablehlo
-        """The program before XLA's passes, after those of CompileOptions."""
         self.fingerprint = fingerprint
-        """The platform and versions that it runs on."""
         self.mesh = mesh
         self.cached = cached
-        """Whether it came out of the executable cache."""
         self.seconds = seconds
-        """What tracing, lowering and compiling, or reading from the cache, took."""
         self.program = program
-        """The runtime's own object."""
         self._result_shapes = [result.shape for result in signature.results]
         self._unflatten = signature.result_tree.unflatten
 

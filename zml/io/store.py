@@ -20,6 +20,10 @@ _INDEX = "model.safetensors.index.json"
 class TensorStore:
     """Names to entries (file, dtype, shape, byte range). Opening reads headers only."""
 
+    where: Path
+    """The file or folder, for messages."""
+    entries: Mapping[str, Entry]
+
     def __init__(self, where: Path, entries: Mapping[str, Entry]) -> None:
         self.where = where
         self.entries = entries

@@ -44,6 +44,7 @@ class Platform:
 
     target: Target
     client: Client
+    """The private PJRT client: for tools, and for what has no name here."""
     devices: tuple[Device, ...]
     """All devices, those of other processes included, in the order of the mesh."""
     mesh: PhysicalMesh
@@ -81,8 +82,8 @@ class Platform:
     ) -> "Platform":
         """Opens the best platform whose runtime and hardware are here: tpu, neuron, rocm, cuda, else cpu.
 
-        Options of a target that is not taken are left unused. `passed_over` and a log line say why each of the others
-        was not taken.
+        Options of a target that is not taken are left unused. `passed_over` says why each of the others was
+        not taken; the log does of those whose runtime is here.
         """
         client, passed = opening.first(PlatformOptions.of(options), host or Host())
         return Platform._of(client, cache, passed)
