@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zml.errors import CheckpointError
+from zml.errors import CheckpointError, UnsupportedError
 from zml.io import TensorStore
 from zml.testing import files
 from zml.testing.files import tensors
@@ -115,6 +115,11 @@ def test_a_view_of_the_store_knows_where_it_is(tmp_path: Path) -> None:
     view = TensorStore.open(str(tmp_path)).view("bfloat16")
     assert (view.where, view.path, view.dtype) == (str(tmp_path), "", "bf16")
     assert view.tensor("a", ("x", "y")).shape.dims == (2, 3)
+
+
+def test_a_url_is_refused_by_its_name() -> None:
+    with pytest.raises(UnsupportedError, match="hf://Qwen/Qwen3-8B: only local files and folders"):
+        TensorStore.open("hf://Qwen/Qwen3-8B")
 
 
 def test_a_single_file_is_a_store(tmp_path: Path) -> None:
