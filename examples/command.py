@@ -1,13 +1,17 @@
-"""What the small examples share: flags as `--name=value`, errors as one line, exit codes."""
+"""What the examples share: flags as `--name=value`, paths, the platform, errors as one line, exit codes."""
 
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from zml.errors import UsageError, ZmlError
+
+if TYPE_CHECKING:
+    from zml import CpuOptions, ExecutableCache, Platform
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str], usage: str) -> bool:
@@ -26,12 +30,30 @@ def parse(values: flags.FlagValues, argv: Sequence[str], usage: str) -> bool:
         )
     if values.help:
         lines = [usage]
-        for flag in sorted({values[name] for name in values}):
-            default = "" if flag.default in (None, False) else f" (default {flag.default})"
+        # In the order they were defined in; -h and --help are one flag.
+        for flag in {values[name].name: values[name] for name in values}.values():
+            default = "" if flag.default in (None, False, []) else f" (default {flag.default})"
             lines.append(f"  --{flag.name}\n      {flag.help}{default}")
         print("\n".join(lines))
         return False
     return True
+
+
+def users_path(path: str) -> Path:
+    """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
+    home = os.path.expanduser(path)  # noqa: PTH111  # Path's raises for an unknown user
+    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), home)
+
+
+def open_platform(
+    name: str, options: "CpuOptions | None" = None, cache: "ExecutableCache | None" = None
+) -> "Platform":
+    """The platform that --platform names; `auto` is the best that is there."""
+    import zml  # here and not above: opening one imports jax, which --help need not wait for
+
+    if name == "auto":
+        return zml.Platform.auto(options, cache=cache)
+    return zml.Platform.init(name, options, cache=cache)
 
 
 def run(name: str, body: Callable[..., Any], *args: Any) -> int:

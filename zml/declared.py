@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+
+from zml.errors import ShapeError
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,15 @@ class Repeat:
 
     tag: str
     times: int
+
+    def once(self, name: str, dims: Mapping[str, int]) -> dict[str, int]:
+        """The dims before the repeats. Raises ShapeError, which says `name`, unless the axis is there and divides."""
+        if self.times < 1 or self.tag not in dims or dims[self.tag] % self.times:
+            raise ShapeError(
+                f"{name}: {self} does not fit {dict(dims)}; expected an axis {self.tag!r} there, with a multiple of "
+                f"{self.times} elements"
+            )
+        return {**dims, self.tag: dims[self.tag] // self.times}
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ class ShapeError(ZmlError):
     """Dims, tags, element types or partitioning that do not fit what is asked of a tagged value."""
 
 
+class ShardingError(ZmlError):
+    """A mesh, a strategy, a shape or a placement that do not fit each other, or a sharding of another platform."""
+
+
 class BufferError(ZmlError):
     """A buffer that was donated, is of another platform, or does not fit the program it is given to."""
 

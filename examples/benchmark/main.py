@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from examples.command import parse, run
+from examples.command import open_platform, parse, run
 from zml.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,12 +64,9 @@ def _main(argv: Sequence[str]) -> None:
             f"--size={','.join(options.size)}: expected three numbers m,k,n, such as 1,4096,4096"
         )
     sides = _numbers("peak_sizes", options.peak_sizes)
-    import zml
     from examples.benchmark.measure import squares, through_numpy, through_platform
 
-    platform = (
-        zml.Platform.init(options.platform) if options.platform != "auto" else zml.Platform.auto()
-    )
+    platform = open_platform(options.platform)
     asked = through_platform(platform, (size[0], size[1], size[2]), options.dtype, options.seconds)
     peers = squares(
         lambda square: through_platform(platform, square, options.dtype, options.seconds),

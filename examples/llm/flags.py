@@ -1,12 +1,12 @@
 """The flags of the llm example. Light: `--help` and a wrong flag answer without importing jax."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from absl import flags
 
+from examples import command
 from zml.errors import UnsupportedError, UsageError
 
 _USAGE = """\
@@ -113,7 +113,6 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
 
 def _define() -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_boolean("help", False, "Print this and exit.", short_name="h", flag_values=values)
     for option in fields(Options):
         limits = dict(option.metadata)
         text = limits.pop("help")
@@ -129,16 +128,7 @@ def parse(argv: Sequence[str]) -> Options | None:
     Raises UsageError for unknown, malformed or contradictory flags, UnsupportedError for what this build lacks.
     """
     values = _define()
-    try:
-        rest = values(list(argv))[1:]
-    except flags.Error as error:
-        raise UsageError(f"{error} (--help lists the flags)") from error
-    if rest:
-        raise UsageError(
-            f"unexpected argument {rest[0]!r}: flags are given as --name=value (--help lists them)"
-        )
-    if values.help:
-        sys.stdout.write(_help(values))
+    if not command.parse(values, argv, _USAGE):
         return None
     ids = values.prompt_token_ids
     given = {option.name: getattr(values, option.name) for option in fields(Options)}
@@ -146,15 +136,6 @@ def parse(argv: Sequence[str]) -> Options | None:
     options = Options(**given | {"stop": tuple(values.stop)})
     _check(options)
     return options
-
-
-def _help(values: flags.FlagValues) -> str:
-    lines = [_USAGE]
-    for name in (option.name for option in fields(Options)):
-        flag = values[name]
-        default = "" if flag.default in (None, False, []) else f" (default {flag.default})"
-        lines.append(f"  --{name}\n      {flag.help}{default}")
-    return "\n".join(lines) + "\n"
 
 
 def _token_ids(items: Sequence[str]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from examples.command import open_platform, users_path
 from examples.llm.flags import Options, parse
 from zml import log
 from zml.errors import UsageError, ZmlError
@@ -82,16 +83,15 @@ def _run(options: Options, began: float) -> int:
     # Here and not above: these import jax, which --help and wrong flags need not wait for.
     from zml.compile.cache import ExecutableCache, default_folder
     from zml.llm.engine import Engine
-    from zml.platform import CpuOptions, Platform
+    from zml.platform import CpuOptions
 
     folder = default_folder()
     cache = ExecutableCache(folder) if folder else None
     devices = CpuOptions(options.cpu_device_count) if options.cpu_device_count else None
-    if options.platform == "auto":
-        platform = Platform.auto(devices, cache=cache)
-    else:
-        platform = Platform.init(options.platform, devices, cache=cache)
-    model = str(_DEMO) if options.model is None else _users_path(options.model)
+    platform = open_platform(options.platform, devices, cache)
+    model = options.model or str(_DEMO)
+    if "://" not in model:
+        model = str(users_path(model))
     engine = Engine.open(model, platform, options.dtype, options.seqlen, options.backend)
     _LOG.info(
         "%s on %s, %s, %d tokens of context",
@@ -102,16 +102,8 @@ def _run(options: Options, began: float) -> int:
     )
     if options.dry_run:
         return _dry_run(engine, options)
-    profile = None if options.profile is None else _users_path(options.profile)
+    profile = None if options.profile is None else users_path(options.profile)
     return _profiled(profile, lambda: _generate(engine, options, began))
-
-
-def _users_path(path: str) -> str:
-    """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
-    if "://" in path:
-        return path
-    home = os.path.expanduser(path)  # noqa: PTH111  # Path's raises for an unknown user
-    return str(Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), home))
 
 
 def _generate(engine: "Engine", options: Options, began: float) -> int:
@@ -134,13 +126,13 @@ def _dry_run(engine: "Engine", options: Options) -> int:
     return 0
 
 
-def _profiled(folder: str | None, run: Callable[[], int]) -> int:
+def _profiled(folder: Path | None, run: Callable[[], int]) -> int:
     if folder is None:
         return run()
     import jax
 
     # jax would only say after the run that it cannot write there.
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with jax.profiler.trace(folder):
         code = run()
     _LOG.info("Wrote a profile to %s", folder)

@@ -1,15 +1,13 @@
 """The mnist example: train with JAX, put the weights on a platform, compile, classify digits that were held out."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from examples.command import parse, run
+from examples.command import open_platform, parse, run, users_path
 from zml.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,9 +72,7 @@ def accuracy(options: flags.FlagValues) -> float:
     )  # fmt: skip
 
     # From here on JAX's own devices are not used: the platform has the weights and runs the program.
-    platform = (
-        zml.Platform.init(options.platform) if options.platform != "auto" else zml.Platform.auto()
-    )
+    platform = open_platform(options.platform)
     batch = zml.Tensor.declare({"b": len(images), "pixel": model.PIXELS}, "f32")
     exe = platform.compile(model.Net.forward, declared, batch)
     classify = exe.bake(platform.put_tree(net))
@@ -106,8 +102,7 @@ def _data(options: flags.FlagValues) -> "tuple[Set, Set]":
         return render(options.train, 2 * options.seed), render(options.test, 2 * options.seed + 1)
     from examples.mnist.idx import read_mnist
 
-    # `bazel run` starts programs in another folder than it was called in.
-    folder = Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(options.data).expanduser())
+    folder = users_path(options.data)
     return read_mnist(folder, "train"), read_mnist(folder, "t10k")
 
 

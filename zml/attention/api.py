@@ -48,11 +48,6 @@ class Backend(enum.StrEnum):
         """The most special backend that is available on the platform; vanilla always is."""
         return next(backend for backend in Backend if backend.is_available(platform))
 
-    @staticmethod
-    def present() -> list[Backend]:
-        """The backends of this build."""
-        return [backend for backend in Backend if backend in _MODULES]
-
     def is_available(self, platform: Platform) -> Availability:
         """True, or false with a `reason`. Something with a `target` is platform enough."""
         if self not in _MODULES:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxlib.version import __version__ as jaxlib_version
 
 import zml
 from zml import log
@@ -67,7 +67,7 @@ def compile_function(
     options: CompileOptions | None = None,
     name: str | None = None,
 ) -> Exe:
-    """Compiles a function for abstract arguments. What `Platform.compile` does and raises."""
+    """What `Platform.compile` does and raises; it says which."""
     began = time.perf_counter()
     options = options or CompileOptions()
     name = name or function_name(fn)
@@ -75,51 +75,18 @@ def compile_function(
     abstract, tree = inputs_of(fn, args)
     among = _shardings(runtime, shardings, abstract)
     inputs = tuple(value.placed(among) for value in abstract)
-    tracer = Tracer(name, fn, inputs, tree, among)
-    shardy = options.partitioner is Partitioner.SHARDY
-    try:
-        jaxpr = lowering.trace(tracer, [value.struct for value in inputs])
-        signature = tracer.signature.shared()
-        results = [value.struct for value in signature.results]
-        module = lowering.lower(
-            _identifier(name),
-            jaxpr,
-            [value.struct for value in inputs],
-            [value.sharding for value in signature.results],
-            shardy=shardy,
-        )
-    except NotImplementedError as error:
-        raise CompileError(f"lowering {name}: {error}") from error
-    except ValueError as error:
-        if "memory_space" not in str(error):
-            raise
-        raise CompileError(
-            f"tracing {name}: {error}; move what is in host memory first: x.in_memory('device')"
-        ) from error
-    aliases = {r.aliases: i for i, r in enumerate(signature.results) if r.aliases is not None}
-    if aliases:
-        module.alias(aliases)
+    module, signature = _lower(name, Tracer(name, fn, inputs, tree, among), inputs, options)
     _run_passes(name, module, options)
-    stablehlo = module.text()
-    mesh = among[0].mesh
-    fingerprint = f"{runtime.client.fingerprint} jax {jax.__version__} jaxlib {jaxlib_version}"
+    stablehlo, mesh = module.text(), among[0].mesh
+    fingerprint = _fingerprint(runtime.client)
 
     def made(loaded: executable.LoadedProgram, cached: bool) -> Exe:
         seconds = time.perf_counter() - began
-        _LOG.info(
-            "%s %s [%.3fs]", "Loaded from the cache:" if cached else "Compiled", name, seconds
-        )
+        what = "Loaded from the cache:" if cached else "Compiled"
+        _LOG.info("%s %s [%.3fs]", what, name, seconds)
         return Exe(
-            name,
-            runtime,
-            signature,
-            loaded,
-            stablehlo,
-            fingerprint,
-            mesh,
-            cached=cached,
-            seconds=seconds,
-        )
+            name, runtime.device_name, signature, loaded, stablehlo, fingerprint, mesh, cached=cached, seconds=seconds
+        )  # fmt: skip
 
     cache = runtime.cache if options.use_cache and not module.has_effects else None
     key = ""
@@ -127,7 +94,7 @@ def compile_function(
         # XLA reads further flags from the environment.
         key = _key(stablehlo, fingerprint, repr(options.partitioner), repr(sorted(flags.items())),
                    repr([d.id for d in mesh.devices.flat]), os.environ.get("XLA_FLAGS", ""))  # fmt: skip
-        found = _cached(cache, key, runtime, mesh, results)
+        found = _cached(cache, key, runtime, mesh, signature)
         if found is not None:
             return made(found, cached=True)
     try:
@@ -135,8 +102,8 @@ def compile_function(
             runtime.client.raw,
             module,
             list(mesh.devices.flat),
-            results,
-            shardy=shardy,
+            [value.struct for value in signature.results],
+            shardy=options.partitioner is Partitioner.SHARDY,
             flags=flags,
             turn=runtime.client.turn,
         )
@@ -150,6 +117,40 @@ def compile_function(
         except executable.Error as error:
             _LOG.debug("%s is not kept: this runtime does not serialize it: %s", name, error)
     return exe
+
+
+def _lower(
+    name: str, tracer: Tracer, inputs: Sequence[Value], options: CompileOptions
+) -> tuple[lowering.Module, Signature]:
+    """Traces and lowers; the module's results have their places, and the memory of arguments where they reuse it."""
+    structs = [value.struct for value in inputs]
+    try:
+        jaxpr = lowering.trace(tracer, structs)
+        signature = tracer.signature.shared()
+        module = lowering.lower(
+            _identifier(name),
+            jaxpr,
+            structs,
+            [value.sharding for value in signature.results],
+            shardy=options.partitioner is Partitioner.SHARDY,
+        )
+    except NotImplementedError as error:
+        raise CompileError(f"lowering {name}: {error}") from error
+    except ValueError as error:
+        if "memory_space" not in str(error):
+            raise
+        raise CompileError(
+            f"tracing {name}: {error}; move what is in host memory first: x.in_memory('device')"
+        ) from error
+    aliases = {r.aliases: i for i, r in enumerate(signature.results) if r.aliases is not None}
+    if aliases:
+        module.alias(aliases)
+    return module, signature
+
+
+def _fingerprint(client: Client) -> str:
+    """All that a compiled program depends on beside itself and its options."""
+    return f"{client.fingerprint}; jax={jax.__version__}"
 
 
 def _shardings(
@@ -176,7 +177,7 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
     """A program back from `Exe.serialize`. Raises CompileError for one of another platform or version."""
     began = time.perf_counter()
     packed = unpack(blob)
-    fingerprint = f"{runtime.client.fingerprint} jax {jax.__version__} jaxlib {jaxlib_version}"
+    fingerprint = _fingerprint(runtime.client)
     if packed.fingerprint != fingerprint:
         raise CompileError(
             f"the program {packed.name} was compiled for {packed.fingerprint}, but this is {fingerprint}; "
@@ -194,7 +195,7 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         packed.input_tree,
         tuple(_value(v, mesh) for v in packed.results),
         packed.result_tree,
-    )
+    ).shared()
     try:
         loaded = executable.load_program(
             runtime.client.raw,
@@ -207,21 +208,12 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         raise CompileError(f"the program {packed.name} cannot be loaded: {error}") from error
     seconds = time.perf_counter() - began
     return Exe(
-        packed.name,
-        runtime,
-        signature,
-        loaded,
-        packed.stablehlo,
-        fingerprint,
-        mesh,
-        cached=True,
-        seconds=seconds,
-    )
+        packed.name, runtime.device_name, signature, loaded, packed.stablehlo, fingerprint, mesh,
+        cached=True, seconds=seconds,
+    )  # fmt: skip
 
 
 def _mesh(packed: Packed, by_id: dict[int, Any]) -> Mesh:
-    import numpy as np
-
     devices = np.empty(len(packed.devices), dtype=object)
     devices[:] = [by_id[i] for i in packed.devices]
     names, sizes = zip(*packed.mesh, strict=True)
@@ -235,14 +227,18 @@ def _value(packed: PackedValue, mesh: Mesh) -> Value:
 
 
 def _cached(
-    cache: ExecutableCache, key: str, runtime: Runtime, mesh: Mesh, results: Sequence[Any]
+    cache: ExecutableCache, key: str, runtime: Runtime, mesh: Mesh, signature: Signature
 ) -> executable.LoadedProgram | None:
     blob = cache.get(key)
     if blob is None:
         return None
     try:
         return executable.load_program(
-            runtime.client.raw, blob, list(mesh.devices.flat), results, turn=runtime.client.turn
+            runtime.client.raw,
+            blob,
+            list(mesh.devices.flat),
+            [value.struct for value in signature.results],
+            turn=runtime.client.turn,
         )
     except (RuntimeError, ValueError) as error:
         _LOG.warning("a cached program could not be loaded (%s); compiling it anew", error)
@@ -279,9 +275,8 @@ def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> 
                 with module.ir.context:
                     step(module.ir)
             module.verify()
-        except (
-            Exception
-        ) as error:  # a pass is the user's code: whatever it raises is told with its name
+        except Exception as error:
+            # A pass is the user's code: whatever it raises is told with the pass's name.
             raise CompileError(f"{what} failed: {error}") from error
         if (after := module.interface()) != before:
             raise CompileError(

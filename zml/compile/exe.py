@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -13,45 +13,7 @@ from zml.buffer import Buffer
 from zml.compile.program import Signature, Value
 from zml.errors import BufferError
 from zml.model_tree import is_leaf
-from zml.pjrt.executable import Error, LoadedProgram
-from zml.units import binary_size
-
-
-class Owner(Protocol):
-    """What an Exe must know of its platform, for messages."""
-
-    @property
-    def device_name(self) -> str:
-        """`2 x cpu`."""
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes on each device that a call takes, as the compiler planned them."""
-
-    arguments: int
-    results: int
-    reused: int
-    """The results that take the memory of donated arguments: counted in both of the above."""
-    temporaries: int
-    code: int
-    """What the runtime says, or, where it does not (on the CPU), the size of the serialized program."""
-
-    @property
-    def total(self) -> int:
-        """All of it, each byte once."""
-        return self.arguments + self.results - self.reused + self.temporaries + self.code
-
-    def __str__(self) -> str:
-        parts = {
-            "arguments": self.arguments,
-            "results": self.results,
-            "of them in arguments' memory": self.reused,
-            "temporaries": self.temporaries,
-            "code": self.code,
-            "total": self.total,
-        }
-        return "\n".join(f"{name:<28} {binary_size(size):>10}" for name, size in parts.items())
+from zml.pjrt.executable import Error, LoadedProgram, MemoryPlan
 
 
 class Exe:
@@ -61,10 +23,28 @@ class Exe:
     call returns at once; `Buffer.numpy` and `Buffer.wait` wait for values.
     """
 
+    name: str
+    device_name: str
+    """What it runs on, for messages: `2 x cpu`."""
+    signature: Signature
+    """Its `inputs` and `results`, each with a name, a shape and a place, and their pytrees."""
+    stablehlo: str
+    """The program before XLA's passes, after those of CompileOptions."""
+    fingerprint: str
+    """The platform and versions that it runs on."""
+    mesh: Mesh
+    """The devices that it runs on, and the axes that values are cut over."""
+    cached: bool
+    """Whether it came out of the executable cache, or out of `serialize`."""
+    seconds: float
+    """What tracing, lowering and compiling, or reading it back, took."""
+    program: LoadedProgram
+    """The runtime's own object."""
+
     def __init__(
         self,
         name: str,
-        owner: Owner,
+        device_name: str,
         signature: Signature,
         program: LoadedProgram,
         stablehlo: str,
@@ -75,18 +55,14 @@ class Exe:
         seconds: float,
     ) -> None:
         self.name = name
-        self.signature = signature = signature.shared()
+        self.device_name = device_name
+        self.signature = signature
         self.stablehlo = stablehlo
-        """The program before XLA's passes, after those of CompileOptions."""
         self.fingerprint = fingerprint
-        """The platform and versions that it runs on."""
         self.mesh = mesh
         self.cached = cached
-        """Whether it came out of the executable cache."""
         self.seconds = seconds
-        """What tracing, lowering and compiling, or reading from the cache, took."""
-        self._owner = owner
-        self._program = program
+        self.program = program
         self._result_shapes = [result.shape for result in signature.results]
         self._unflatten = signature.result_tree.unflatten
 
@@ -97,7 +73,7 @@ class Exe:
 
     def _run(self, arrays: list[jax.Array]) -> list[jax.Array]:
         try:
-            return self._program.run(arrays)
+            return self.program.run(arrays)
         except Error as error:
             self._check_donations(arrays, error)
             raise
@@ -106,27 +82,20 @@ class Exe:
         """The program with its first arguments bound: they are checked once, not in every call."""
         return Runner(self, leading)
 
-    @property
-    def program(self) -> LoadedProgram:
-        """The runtime's own object."""
-        return self._program
-
-    @property
+    @cached_property
     def memory(self) -> MemoryPlan:
         """What a call takes on each device."""
-        stats = self._program.memory_stats()
-        code = stats.code or (0 if self._program.has_effects else len(self._program.serialize()))
-        return MemoryPlan(stats.arguments, stats.results, stats.reused, stats.temporaries, code)
+        return self.program.memory_plan()
 
     @property
     def cost(self) -> dict[str, float]:
         """The compiler's estimates for one device, such as `flops` and `bytes accessed`."""
-        return self._program.cost()
+        return self.program.cost()
 
     @property
     def hlo(self) -> str:
         """The program as XLA optimized and partitioned it."""
-        return self._program.hlo()
+        return self.program.hlo()
 
     def serialize(self) -> bytes:
         """The program for `Platform.deserialize`, on a platform of the same devices and versions."""
@@ -148,12 +117,13 @@ class Exe:
                     f"{self.name}: the argument {value.name} is a {type(leaf).__name__}, expected a Buffer "
                     f"{value.shape}; put it on the platform: platform.put(value, tags)"
                 )
-            array = leaf._array
-            if array.is_deleted():
+            try:
+                array = leaf.array
+            except BufferError:
                 raise BufferError(
                     f"{self.name}: the argument {value.name} {leaf.shape} was donated to an earlier call, which reused "
                     "its memory for a result; use that result, or compile without reuse_buffer"
-                )
+                ) from None
             shape = leaf.shape
             # A result that goes round has the very shape and sharding of the input: see Signature.shared.
             if shape is not value.shape and (
@@ -190,13 +160,13 @@ class Exe:
 
     def _placed(self, buffer: Buffer, value: Value) -> jax.Array:
         """The buffer's array if each device has the part that the program expects there, whatever it is called."""
-        given, dims = buffer._array.sharding, value.shape.dims
+        given, dims = buffer.array.sharding, value.shape.dims
         if given.memory_kind == value.sharding.memory_kind:
             if given.is_equivalent_to(value.sharding, len(dims)):
-                return buffer._array
+                return buffer.array
             # A sharding with the devices in another order may still mean the same: a whole copy on each, for one.
             if given.devices_indices_map(dims) == value.sharding.devices_indices_map(dims):
-                parts = {shard.device: shard.data for shard in buffer._array.addressable_shards}
+                parts = {shard.device: shard.data for shard in buffer.array.addressable_shards}
                 mine = [parts[d] for d in value.sharding.mesh.devices.flat if d in parts]
                 return jax.make_array_from_single_device_arrays(dims, value.sharding, mine)
         where = f"{self.name}: the argument {value.name} {buffer.shape} "
@@ -205,7 +175,7 @@ class Exe:
             names = " and ".join(sorted({str(device.client.platform) for device in theirs}))
             raise BufferError(
                 f"{where}is on {len(theirs)} devices ({names}) of another platform or sharding, but the program "
-                f"runs on {len(value.sharding.device_set)} of {self._owner.device_name}; put it on the platform that "
+                f"runs on {len(value.sharding.device_set)} of {self.device_name}; put it on the platform that "
                 "compiled the program, with its sharding"
             )
         if given.memory_kind != value.sharding.memory_kind:

@@ -14,11 +14,12 @@ type Pass = str | Callable[[Any], None]
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """`CompileOptions(xla_flags={"xla_cpu_enable_fast_math": True}, passes=["builtin.module(cse)"])`."""
+    """`CompileOptions(xla_flags={"xla_cpu_enable_fast_math": True}, passes=("builtin.module(cse)",))`."""
 
     xla_flags: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """XLA's debug options for this program alone, by name without dashes. Unknown ones are refused by XLA."""
     partitioner: Partitioner = Partitioner.SHARDY
+    """What cuts the program over several devices; GSPMD is for targets that need it."""
     passes: tuple[Pass, ...] = ()
     """Run in order on the StableHLO between lowering and compilation."""
     use_cache: bool = True

@@ -15,15 +15,15 @@ from zml.buffer import Buffer
 from zml.declared import Repeat
 from zml.dtypes import DType
 from zml.errors import CheckpointError
-from zml.io.safetensors import Entry
+from zml.io.safetensors import STORED, Entry
 from zml.io.store import TensorStore, first_names
-from zml.io.view import STORED
 from zml.model_tree import is_leaf, leaves
 from zml.shape import Shape
 from zml.sharding import Sharding, select
 from zml.tensor import Tensor
 from zml.units import binary_size
 
+_LOG = log.get("io")
 _READERS = 4
 # In bytes: PJRT's CPU client aliases memory that is so aligned, and copies other memory.
 _ALIGNMENT = 64
@@ -35,10 +35,11 @@ class Placer(Protocol):
     def put(
         self,
         value: Any,
-        shape: Any,
+        shape: Shape,
+        /,
         *,
-        sharding: Any = None,
-        memory: Any = None,
+        sharding: Sharding | None = None,
+        memory: str | None = None,
         zero_copy: bool = False,
     ) -> Buffer:
         """Host data on the devices, cut as its shape says."""
@@ -49,16 +50,16 @@ def load[M](
 ) -> M:
     """The model with every declared tensor replaced by a Buffer of its shape, in its place on the platform's devices.
 
-    Floats are converted to the element type that was declared. Everything is checked first: CheckpointError for
+    `shardings` are those to choose from, by default those registered with the platform. Floats are converted to the
+    element type that was declared. Everything is checked first: CheckpointError for
     missing tensors, shapes or dtypes that do not fit, before memory is taken. Tensors of the checkpoint that the model
     does not use are logged. Beside the buffers, the host holds four tensors at a time.
     """
     began = time.perf_counter()
     declared, tree = jax.tree.flatten(model, is_leaf=is_leaf)
-    logger = log.get("io")
     unused = [name for name in store.check(model) if not name.endswith("rotary_emb.inv_freq")]
     if unused:
-        logger.warning(
+        _LOG.warning(
             "%d tensors of the checkpoint are not used by the model: %s",
             len(unused),
             first_names(unused),
@@ -81,7 +82,7 @@ def load[M](
         buffers = [buffer.wait() for buffer in pool.map(one, declared)]
     seconds = time.perf_counter() - began
     total = stored_bytes(model, store)
-    logger.info(
+    _LOG.info(
         "Loaded weights [%s, %.3fs, %s/s]",
         binary_size(total),
         seconds,

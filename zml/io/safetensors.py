@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zml.dtypes import DType
 from zml.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -26,6 +27,15 @@ DTYPE_BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
     "C64": 64, "U64": 64, "I64": 64, "F64": 64,
 }  # fmt: skip
+"""All dtypes of the format, and the bits of an element."""
+STORED = {
+    "BOOL": DType.BOOL, "I8": DType.I8, "I16": DType.I16, "I32": DType.I32, "I64": DType.I64, "U8": DType.U8,
+    "U16": DType.U16, "U32": DType.U32, "U64": DType.U64, "F16": DType.F16, "BF16": DType.BF16, "F32": DType.F32,
+    "F64": DType.F64, "F8_E4M3": DType.F8E4M3FN, "F8_E5M2": DType.F8E5M2,
+}  # fmt: skip
+"""The safetensors dtypes that can be loaded."""
+FLOATS = ("F16", "BF16", "F32", "F64")
+"""Those that are converted into one another: the elements of other types mean nothing without a scale."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zml.dtypes import DType
-from zml.errors import CheckpointError
-from zml.io.safetensors import Entry, read_header
-from zml.io.view import FLOATS, STORED, View
+from zml.errors import CheckpointError, UnsupportedError
+from zml.io.safetensors import FLOATS, STORED, Entry, read_header
+from zml.io.view import View
 from zml.model_tree import named_leaves
 from zml.tensor import Tensor
 
@@ -20,6 +20,10 @@ _INDEX = "model.safetensors.index.json"
 class TensorStore:
     """Names to entries (file, dtype, shape, byte range). Opening reads headers only."""
 
+    where: Path
+    """The file or folder, for messages."""
+    entries: Mapping[str, Entry]
+
     def __init__(self, where: Path, entries: Mapping[str, Entry]) -> None:
         self.where = where
         self.entries = entries
@@ -28,8 +32,13 @@ class TensorStore:
     def open(path: Path | str) -> "TensorStore":
         """Opens a safetensors file, or a folder: its model.safetensors, or what model.safetensors.index.json names.
 
-        Raises CheckpointError where none is there, a header is out of order, or index and files disagree.
+        Raises CheckpointError where none is there, a header is out of order, or index and files disagree,
+        UnsupportedError for a URL.
         """
+        if "://" in str(path):
+            raise UnsupportedError(
+                f"{path}: only local files and folders are read so far; download the checkpoint and give its folder"
+            )
         folder = Path(path)
         if folder.is_file():
             return TensorStore(folder, read_header(folder))

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zml.errors import CheckpointError
+from zml.errors import CheckpointError, UnsupportedError
 from zml.io import TensorStore
+from zml.testing import files
 from zml.testing.files import tensors
 
 _ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -116,7 +117,22 @@ def test_a_view_of_the_store_knows_where_it_is(tmp_path: Path) -> None:
     assert view.tensor("a", ("x", "y")).shape.dims == (2, 3)
 
 
+def test_a_url_is_refused_by_its_name() -> None:
+    with pytest.raises(UnsupportedError, match="hf://Qwen/Qwen3-8B: only local files and folders"):
+        TensorStore.open("hf://Qwen/Qwen3-8B")
+
+
 def test_a_single_file_is_a_store(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(tensors({"a": np.ones(3, np.float32)}))
     assert list(TensorStore.open(path).entries) == ["a"]
+
+
+def test_the_error_names_what_the_model_lacks_and_what_is_there_instead(tmp_path: Path) -> None:
+    store = files.store(tmp_path, {"model.up": np.ones(2, np.float32)})
+    view = store.view()
+    with pytest.raises(CheckpointError) as error:
+        store.check([view.tensor("up", {"d": 2}), view.tensor("model.up", {"d": 3})])
+    assert "up missing; model.up is [2], expected [3]" in str(error.value)
+    with pytest.raises(CheckpointError, match=r"It has model\.up, which the model does not use"):
+        store.check([view.tensor("up", {"d": 2})])

@@ -10,18 +10,9 @@ from typing import Any
 from zml.declared import Repeat, Source
 from zml.dtypes import DType
 from zml.errors import CheckpointError, ShapeError
-from zml.io.safetensors import Entry
+from zml.io.safetensors import STORED, Entry
 from zml.shape import AxisPartition, Shape
 from zml.tensor import Tensor
-
-STORED = {
-    "BOOL": DType.BOOL, "I8": DType.I8, "I16": DType.I16, "I32": DType.I32, "I64": DType.I64, "U8": DType.U8,
-    "U16": DType.U16, "U32": DType.U32, "U64": DType.U64, "F16": DType.F16, "BF16": DType.BF16, "F32": DType.F32,
-    "F64": DType.F64, "F8_E4M3": DType.F8E4M3FN, "F8_E5M2": DType.F8E5M2,
-}  # fmt: skip
-"""The safetensors dtypes that can be loaded."""
-FLOATS = ("F16", "BF16", "F32", "F64")
-"""Those that are converted into one another: the elements of other types mean nothing without a scale."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ class View:
         dtype = dtype or self.dtype or (STORED.get(entry.dtype) if entry else None)
         # A tensor that is missing is declared all the same, so that all that are missing can be named together.
         shape = Shape(dims, dtype or DType.F32, partitions)
-        once = shape.dims if repeat is None else _before(repeat, full, shape).dims
+        once = shape.dims if repeat is None else tuple(repeat.once(full, dims).values())
         stored = tuple(once if stored is None else stored)
         if math.prod(stored) != math.prod(once):
             raise ShapeError(
@@ -103,13 +94,3 @@ class View:
                 "give one tag for each axis"
             )
         return dict(zip(tags, entry.shape, strict=True))
-
-
-def _before(repeat: Repeat, name: str, shape: Shape) -> Shape:
-    """The shape without its repeats."""
-    if repeat.times < 1 or repeat.tag not in shape or shape.dim(repeat.tag) % repeat.times:
-        raise ShapeError(
-            f"{name}: {repeat} does not fit {shape}; expected an axis {repeat.tag!r} there, with a multiple of "
-            f"{repeat.times} elements"
-        )
-    return shape.set(**{repeat.tag: shape.dim(repeat.tag) // repeat.times})

@@ -95,7 +95,7 @@ def test_repeats_are_not_stored() -> None:
 
 @pytest.mark.parametrize("repeat", [Repeat("h", 4), Repeat("x", 2), Repeat("h", 0)])
 def test_a_repeat_that_does_not_fit_is_refused(repeat: Repeat) -> None:
-    with pytest.raises(ShapeError, match=r"w: Repeat\(.*\) does not fit {h=6,d=5"):
+    with pytest.raises(ShapeError, match=r"w: Repeat\(.*\) does not fit {'h': 6, 'd': 5"):
         _BLANK.tensor("w", {"h": 6, "d": 5}, repeat=repeat)
 
 

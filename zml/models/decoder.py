@@ -89,7 +89,11 @@ class SelfAttention:
 
 
 class Layer(Protocol):
-    """A layer of a decoder."""
+    """A layer of a decoder: a `@zml.model` that an architecture may bring of its own."""
+
+    @staticmethod
+    def init(view: View, config: Config, layer: LayerConfig, shards: int) -> Layer:
+        """Declares one layer by its Hugging Face names."""
 
     def __call__(
         self, x: Tensor, start: Tensor, cache: LayerCache | None, attention: Attention
@@ -148,7 +152,7 @@ class Decoder:
 
     embedding: Embedding
     layers: list[Any]
-    """Layers, which Layer describes."""
+    """Each a Layer."""
     norm: RmsNorm
     lm_head: Linear | None
     """None where the embeddings are the output layer too."""
@@ -157,7 +161,7 @@ class Decoder:
 
     @staticmethod
     def init(
-        view: View, config: Config, shards: int = 1, layer: Any = PreNormLayer, **norm: Any
+        view: View, config: Config, shards: int = 1, layer: type[Layer] = PreNormLayer, **norm: Any
     ) -> Decoder:
         """Declares a model by its Hugging Face names. `shards`: how often the logical axis `model` cuts."""
         inner = view.prefix("model")

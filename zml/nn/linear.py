@@ -46,15 +46,7 @@ class Linear:
                 f"Linear.init: {problem}; given out {dict(out)} and inner {dict(inner)}; "
                 "name the axes of the result otherwise, and rename() it afterwards"
             )
-        once = dict(out)
-        if repeat is not None:
-            dim = out.get(repeat.tag, 0)
-            if repeat.times < 1 or not dim or dim % repeat.times:
-                raise ShapeError(
-                    f"Linear.init: {repeat} does not fit out {dict(out)}; "
-                    f"expected {repeat.tag!r} there, with a multiple of {repeat.times} elements"
-                )
-            once[repeat.tag] = dim // repeat.times
+        once = out if repeat is None else repeat.once("Linear.init", out)
         rows, columns = math.prod(once.values()), math.prod(inner.values())
         weight = view.tensor(
             "weight", {**out, **inner}, stored=(rows, columns), repeat=repeat, **partitions

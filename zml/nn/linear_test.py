@@ -101,8 +101,8 @@ def test_repeated_heads_are_stored_once() -> None:
     [
         ({"d": 4}, {"d": 4}, None, "['d'] stand on both sides"),
         ({"f": 4}, {}, None, "there is no inner axis"),
-        ({"h": 9, "hd": 4}, {"d": 4}, Repeat("h", 2), "does not fit out {'h': 9, 'hd': 4}"),
-        ({"f": 9}, {"d": 4}, Repeat("h", 2), "expected 'h' there"),
+        ({"h": 9, "hd": 4}, {"d": 4}, Repeat("h", 2), "does not fit {'h': 9, 'hd': 4}"),
+        ({"f": 9}, {"d": 4}, Repeat("h", 2), "expected an axis 'h' there"),
         ({"f": 9}, {"d": 4}, Repeat("f", 0), "does not fit"),
     ],
 )

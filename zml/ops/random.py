@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,7 +20,6 @@ from jax import lax
 from zml.dtypes import DType
 from zml.ops import _args
 from zml.shape import Shape
-from zml.tree import pytree
 
 if TYPE_CHECKING:
     from zml.tensor import Tensor
@@ -28,7 +28,8 @@ _DERIVE = 0xFFFFFFFF
 """The draw number that no draw has: it makes keys."""
 
 
-@pytree
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class State:
     """The state of a generator: a key (two words), and the number of the next draw. A pytree."""
 

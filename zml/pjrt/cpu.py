@@ -6,7 +6,6 @@ import platform as host
 from pathlib import Path
 from typing import Any
 
-import jax  # noqa: F401 - first, as it quiets the log lines of jaxlib
 from jaxlib import xla_client
 
 from zml.pjrt import distributed

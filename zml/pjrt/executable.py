@@ -11,20 +11,38 @@ from jax._src.core import ShapedArray
 from jaxlib import _jax, xla_client
 
 from zml.pjrt.lowering import Module
+from zml.units import binary_size
 
 type Flag = bool | int | float | str
 
 
 @dataclass(frozen=True)
-class MemoryStats:
-    """Bytes on each device."""
+class MemoryPlan:
+    """Bytes on each device that a call takes, as the compiler planned them."""
 
     arguments: int
     results: int
     reused: int
-    """The results that are in the memory of arguments: counted in both."""
+    """The results that take the memory of donated arguments: counted in both of the above."""
     temporaries: int
     code: int
+    """What the runtime says, or, where it does not (on the CPU), the size of the serialized program."""
+
+    @property
+    def total(self) -> int:
+        """All of it, each byte once."""
+        return self.arguments + self.results - self.reused + self.temporaries + self.code
+
+    def __str__(self) -> str:
+        parts = {
+            "arguments": self.arguments,
+            "results": self.results,
+            "of them in arguments' memory": self.reused,
+            "temporaries": self.temporaries,
+            "code": self.code,
+            "total": self.total,
+        }
+        return "\n".join(f"{name:<28} {binary_size(size):>10}" for name, size in parts.items())
 
 
 class LoadedProgram:
@@ -79,15 +97,18 @@ class LoadedProgram:
         """The jaxlib object, for benchmarks."""
         return self._loaded
 
-    def memory_stats(self) -> MemoryStats:
-        """What the compiler planned."""
+    def memory_plan(self) -> MemoryPlan:
+        """What a call takes on each device, as the compiler planned it."""
         stats = self._loaded.get_compiled_memory_stats()
-        return MemoryStats(
+        code = stats.generated_code_size_in_bytes
+        if not code and not self.has_effects:
+            code = len(self.serialize())
+        return MemoryPlan(
             stats.argument_size_in_bytes,
             stats.output_size_in_bytes,
             stats.alias_size_in_bytes,
             stats.temp_size_in_bytes,
-            stats.generated_code_size_in_bytes,
+            code,
         )
 
     def cost(self) -> dict[str, float]:

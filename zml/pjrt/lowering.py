@@ -17,12 +17,13 @@ from zml.pjrt import partitioner
 class Module:
     """A StableHLO module, and the Python callbacks that it makes (debug prints)."""
 
-    name: str
     ir: Any
     """A jaxlib.mlir ir.Module. Passes change it in place."""
     callbacks: Sequence[Any]
     kept_alive: Any
+    """What the callbacks need for as long as the program lives."""
     has_effects: bool
+    """Whether it calls Python back."""
 
     def text(self, *, locations: bool = False) -> str:
         """StableHLO as text; with the source location of each operation if asked for."""
@@ -124,7 +125,6 @@ def lower(
     if arguments["ordered_effects"]:
         raise NotImplementedError(_ORDERED)
     return Module(
-        name,
         lowered.compiler_ir("stablehlo"),
         arguments["host_callbacks"],
         arguments["keepalive"],

@@ -85,16 +85,13 @@ def _load(sandbox: Sandbox) -> str:
     path = str(sandbox.library.absolute())
     name = f"zml_{sandbox.target}_{zlib.crc32(path.encode()):08x}"
     with _loading:
-        if not xla_client.pjrt_plugin_loaded(name):
-            try:
+        try:
+            if not xla_client.pjrt_plugin_loaded(name):
                 xla_client.load_pjrt_plugin_dynamically(name, path)
-            except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-                raise _unloadable(sandbox, _said(error)) from error
-        if not xla_client.pjrt_plugin_initialized(name):
-            try:
+            if not xla_client.pjrt_plugin_initialized(name):
                 xla_client.initialize_pjrt_plugin(name)
-            except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-                raise _unloadable(sandbox, _said(error)) from error
+        except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+            raise _unloadable(sandbox, _said(error)) from error
     return name
 
 

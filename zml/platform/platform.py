@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
+from jax.sharding import NamedSharding
 
 from zml.buffer import Buffer
 from zml.errors import BufferError
 from zml.model_tree import is_leaf, path_name
 from zml.pjrt.client import Client
 from zml.pjrt.host import Host
-from zml.platform import opening, placement
+from zml.platform import opening, values
 from zml.platform.candidates import Candidate
 from zml.platform.describe import describe
 from zml.platform.device import Device
@@ -43,6 +44,7 @@ class Platform:
 
     target: Target
     client: Client
+    """The private PJRT client: for tools, and for what has no name here."""
     devices: tuple[Device, ...]
     """All devices, those of other processes included, in the order of the mesh."""
     mesh: PhysicalMesh
@@ -80,8 +82,8 @@ class Platform:
     ) -> "Platform":
         """Opens the best platform whose runtime and hardware are here: tpu, neuron, rocm, cuda, else cpu.
 
-        Options of a target that is not taken are left unused. `passed_over` and a log line say why each of the others
-        was not taken.
+        Options of a target that is not taken are left unused. `passed_over` says why each of the others was
+        not taken; the log does of those whose runtime is here.
         """
         client, passed = opening.first(PlatformOptions.of(options), host or Host())
         return Platform._of(client, cache, passed)
@@ -178,7 +180,7 @@ class Platform:
         return select(self.shardings or (self.replicated,), shape)
 
     @cached_property
-    def _handles(self) -> frozenset[Any]:
+    def _handles(self) -> frozenset[jax.Device]:
         return frozenset(device.handle for device in self.devices)
 
     def check_sharding(self, sharding: Sharding) -> None:
@@ -190,16 +192,6 @@ class Platform:
                 f"sharding {sharding.name!r} is over {count} x {foreign[0].kind or foreign[0].platform}, of which "
                 f"{len(foreign)} are devices of another platform than {self!r}; make it here: "
                 f"platform.sharding({sharding.name!r}, ...)"
-            )
-
-    def check_buffer(self, buffer: Buffer) -> None:
-        """Raises BufferError if the buffer was donated or is, in part, on devices of another platform."""
-        where: set[Any] = buffer.array.sharding.device_set
-        if not where <= self._handles:
-            kinds = sorted({device.device_kind for device in where})
-            raise BufferError(
-                f"{buffer} is on {len(where)} x {', '.join(kinds)} of another platform than {self!r}; put it here: "
-                "platform.put(buffer.slice())"
             )
 
     # Values
@@ -224,8 +216,8 @@ class Platform:
 
         Raises ShapeError for a value that does not fit, ShardingError for a shape that no sharding fits.
         """
-        array, shape = placement.host_value(value, tags_or_shape)
-        return placement.put(array, shape, self._where(shape, sharding, memory), zero_copy)
+        array, shape = values.host_value(value, tags_or_shape)
+        return values.put(array, shape, self._where(shape, sharding, memory), zero_copy)
 
     def put_tree(
         self,
@@ -250,12 +242,12 @@ class Platform:
         Each is placed as `put` places a value; the large ones are made on the devices, without a copy on the host.
         """
         found, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=is_leaf)
-        declared = [placement.declared(path_name(path), leaf) for path, leaf in found]
+        declared = [values.declared(path_name(path), leaf) for path, leaf in found]
         wanted = [(x, self._where(x, sharding, memory or kind)) for x, kind in declared]
         flags = dict(self.client.xla_flags)
-        return jax.tree.unflatten(tree, placement.zeros(wanted, self.memories[0], flags))
+        return jax.tree.unflatten(tree, values.zeros(wanted, self.memories[0], flags))
 
-    def _where(self, shape: Shape, sharding: Sharding | None, memory: str | None) -> Any:
+    def _where(self, shape: Shape, sharding: Sharding | None, memory: str | None) -> NamedSharding:
         if memory is not None and memory not in self.memories:
             raise BufferError(
                 f"{self!r} has no memory of the kind {memory!r}; it has {', '.join(self.memories)}"
@@ -272,7 +264,17 @@ class Platform:
         options: "CompileOptions | None" = None,
         name: str | None = None,
     ) -> "Exe":
-        """Compiles `fn` for arguments like `args`: Shapes, declared Tensors, or trees of them. See zml.compile."""
+        """Compiles `fn` for arguments like `args`: Shapes, declared Tensors, Buffers, or trees of them.
+
+        It is called once, with Tensors in their place, and gives a Tensor or a tree of them; None stays None. Values
+        are cut by the first of `shardings` that has their logical axes; by default, by the registered shardings that
+        the arguments need. `name` is what messages and profiles call the program, by default the function's name. Where
+        the platform has a cache, a program that is in it is not compiled again.
+
+        Raises CompileError for arguments and results that are no tensors, for what cannot be lowered or compiled (with
+        the user's line) and for a pass that fails, ShardingError for shapes that the shardings do not fit, and what
+        `fn` itself raises.
+        """
         from zml.compile.compiler import compile_function
 
         return compile_function(self, fn, args, shardings=shardings, options=options, name=name)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from zml.errors import BufferError, UsageError
+from zml.errors import UsageError
 from zml.platform import CpuOptions, Platform, Target
 from zml.shape import Shape
 from zml.sharding import (
@@ -148,21 +148,6 @@ def test_a_sharding_of_another_platform_is_refused() -> None:
         cpu(3).put([1.0, 2.0], ("d",), sharding=foreign)
     with pytest.raises(ShardingError, match="another platform"):
         cpu(3).sharding("theirs", MODEL, mesh=cpu(2).mesh)
-
-
-def test_a_buffer_of_another_platform_is_refused() -> None:
-    buffer = cpu(2).put([1.0], ("d",))
-    cpu(2).check_buffer(buffer)
-    problem = (
-        r"Buffer\(\{d=1,f32\}\) is on 2 x cpu of another platform than Platform\('cpu', cpu\); put it here: "
-        r"platform.put\(buffer.slice\(\)\)"
-    )
-    with pytest.raises(BufferError, match=problem):
-        cpu(1).check_buffer(buffer)
-    cpu(1).check_buffer(cpu(1).put(buffer.slice()))
-    buffer.array.delete()
-    with pytest.raises(BufferError, match="donated"):
-        cpu(2).check_buffer(buffer)
 
 
 def test_jax_s_default_backend_is_never_started() -> None:

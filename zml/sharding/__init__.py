@@ -1,8 +1,8 @@
 """Sharding: what joins the devices, what models cut their values over, and which device gets which part."""
 
+from zml.errors import ShardingError
 from zml.sharding import manual
 from zml.sharding.discovery import find as find_physical_mesh
-from zml.sharding.errors import ShardingError
 from zml.sharding.heads import kv_head_repeats, repeat_heads
 from zml.sharding.logical import BALANCED, HIGH_BANDWIDTH, LOW_BANDWIDTH, Intent, LogicalMesh
 from zml.sharding.manual import manual_computation

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from zml.sharding.errors import ShardingError
+from zml.errors import ShardingError
 from zml.sharding.physical import Device, Geometry, PhysicalAxis, PhysicalMesh
 
 _GRID = ("link_x", "link_y", "link_z")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zml.sharding.errors import ShardingError
+from zml.errors import ShardingError
 
 
 def kv_head_repeats(query_heads: int, kv_heads: int, shards: int) -> int:

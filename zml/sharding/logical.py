@@ -4,7 +4,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zml.sharding.errors import ShardingError
+from zml.errors import ShardingError
 from zml.sharding.physical import AXES
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 from jax import lax
 
+from zml.errors import ShardingError
 from zml.shape import AxisPartition, Shape
-from zml.sharding.errors import ShardingError
 from zml.sharding.sharding import Sharding
 
 type LogicalAxes = str | Sequence[str]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zml.sharding.errors import ShardingError
+from zml.errors import ShardingError
 
 AXES = ("link", "link_x", "link_y", "link_z", "bus")
 """The names of physical axes, fastest first: cores or peers of an island, the directions of a grid, the way between."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from zml.errors import ShardingError
 from zml.shape import OPEN, Shape
-from zml.sharding.errors import ShardingError
 from zml.sharding.logical import LogicalMesh
 from zml.sharding.physical import Device, PhysicalMesh
 from zml.sharding.strategy import Strategy

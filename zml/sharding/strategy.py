@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zml.sharding.errors import ShardingError
+from zml.errors import ShardingError
 from zml.sharding.logical import Intent, LogicalMesh
 from zml.sharding.physical import PhysicalMesh
 

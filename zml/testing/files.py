@@ -10,7 +10,7 @@ import numpy as np
 
 from zml.dtypes import DType
 from zml.io import TensorStore
-from zml.io.view import STORED
+from zml.io.safetensors import STORED
 
 _NAMES = {dtype: name for name, dtype in STORED.items()}
 

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
 from zml.buffer import Buffer, Slice
 from zml.errors import BufferError, ShapeError, UsageError
+from zml.io import View
+from zml.model_tree import model
 from zml.platform import CpuOptions, Platform
 from zml.shape import REPLICATED, Shape
 from zml.sharding import (
@@ -178,3 +181,30 @@ def test_zeros_of_what_has_no_shape(platform: Platform) -> None:
         platform.zeros({"a": [3]})
     with pytest.raises(ShapeError, match="64-bit types switched off"):
         platform.zeros(Shape({"s": 2}, "f64"))
+
+
+# Tensors that have a value are put as Slices are: weights that were trained with JAX.
+
+
+@model
+class _Scale:
+    weight: Tensor
+
+
+def test_a_model_with_values_becomes_the_same_model_with_buffers() -> None:
+    here = Platform.init("cpu", CpuOptions(2))
+    here.sharding("model", LogicalMesh(model=HIGH_BANDWIDTH))
+    declared = _Scale(View.blank("f32").tensor("weight", {"d": 4}, d="model"))
+    trained = jax.tree.map(lambda spec: np.arange(4, dtype=spec.dtype), declared)
+    weights = here.put_tree(trained)
+    assert isinstance(weights, _Scale) and weights.weight.shape == declared.weight.shape
+    exe = here.compile(lambda scale, x: scale.weight * x, declared, declared.weight)
+    assert exe(weights, weights.weight).numpy().tolist() == [0, 1, 4, 9]
+
+
+def test_a_tensor_without_a_value_is_refused() -> None:
+    here = Platform.init("cpu")
+    with pytest.raises(ShapeError, match="expected a value on the host"):
+        here.put_tree(_Scale(Tensor.declare({"d": 4}, "f32")))
+    with pytest.raises(ShapeError, match="expected a value on the host"):
+        jax.jit(lambda x: here.put(x).array)(Tensor(np.ones(2, np.float32), ("d",)))
