@@ -21,7 +21,8 @@ def static(**options: Any) -> Any:
 
     Takes what `dataclasses.field` does. Its value must be hashable: programs are compiled for it.
     """
-    return dataclasses.field(**options, metadata={_STATIC: True})
+    metadata = {**(options.pop("metadata", None) or {}), _STATIC: True}
+    return dataclasses.field(**options, metadata=metadata)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))

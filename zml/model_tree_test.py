@@ -142,3 +142,12 @@ def test_a_class_may_print_itself() -> None:
             return "quiet"
 
     assert str(Quiet(declared(d=1))) == "quiet"
+
+
+def test_static_keeps_the_metadata_of_its_user() -> None:
+    @model
+    class Noted:
+        eps: float = static(default=1e-6, metadata={"unit": "none"})
+
+    (field,) = dataclasses.fields(Noted)
+    assert field.metadata["unit"] == "none" and not jax.tree.leaves(Noted())

@@ -214,3 +214,17 @@ def test_a_pass_that_changes_arguments_or_results_is_named(change: str) -> None:
 
     with pytest.raises(CompileError, match=r"pass 0 of same \(.*changes\) changed what"):
         opened().compile(lambda x: x, X, name="same", options=CompileOptions(passes=(changes,)))
+
+
+# Models
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, np.ones(3)])
+def test_a_static_value_that_can_change_is_refused(value: Any) -> None:
+    @model
+    class Mutable:
+        w: Tensor
+        k: Any = static()
+
+    with pytest.raises(CompileError, match=r"a static field whose value is not hashable \(unhash"):
+        opened().compile(lambda m: m.w, Mutable(Tensor.declare(X), value))

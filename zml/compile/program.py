@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -84,12 +85,28 @@ class Abstract:
 def inputs_of(fn: Callable[..., Any], args: Sequence[Any]) -> tuple[tuple[Abstract, ...], Any]:
     """The inputs that abstract arguments describe, Tensors, Shapes and Buffers in pytrees, and their pytree."""
     found, tree = jax.tree_util.tree_flatten_with_path(tuple(args), is_leaf=is_leaf)
+    _check_statics(fn, tree)
     names = argument_names(fn, len(args))
     inputs = []
     for path, leaf in found:
         name = names[path[0].idx] + jax.tree_util.keystr(path[1:])
         inputs.append(Abstract(name, *_abstract(fn, name, leaf)))
     return tuple(inputs), tree
+
+
+def _check_statics(fn: Callable[..., Any], tree: Any) -> None:
+    """Calls compare their arguments' static fields with those compiled for, which must not change in between."""
+    data = tree.node_data()
+    try:
+        if data is not None and dataclasses.is_dataclass(data[0]):
+            hash(data[1])
+    except (TypeError, ValueError) as error:
+        raise CompileError(
+            f"compile {function_name(fn)}: an argument has a static field whose value is not hashable ({error}): "
+            "programs are compiled for it, so it must not change; take a tuple for a list, plain numbers for an array"
+        ) from error
+    for child in tree.children():
+        _check_statics(fn, child)
 
 
 def _abstract(fn: Callable[..., Any], name: str, leaf: Any) -> tuple[Shape, str | None]:

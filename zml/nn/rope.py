@@ -142,6 +142,13 @@ def rope_parameters(config: Mapping[str, Any], layer_type: str | None = None) ->
     found = config.get(spelling) or {}
     if not isinstance(found, dict):
         raise ConfigError(f"config.json: {spelling} is {found!r:.200}, expected an object")
+    other = (config.get("rope_scaling") or {}) if spelling == "rope_parameters" else {}
+    if not isinstance(other, dict) or any(found.get(k) != v for k, v in other.items()):
+        # transformers takes rope_scaling then: neither is quietly the right one.
+        raise ConfigError(
+            f"config.json: rope_parameters and rope_scaling contradict each other: {found!r:.200} and {other!r:.200}; "
+            "delete the one that is not meant"
+        )
     nested = [key for key, value in found.items() if isinstance(value, dict)]
     if nested:
         if layer_type is None or layer_type not in nested:

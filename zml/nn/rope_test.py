@@ -372,3 +372,13 @@ def test_what_cannot_be_rotated_is_refused() -> None:
     for wrong in (Tensor(positions, ("t",)), Tensor(positions.astype(np.float32), ("s",))):
         with pytest.raises(ShapeError, match="do not fit"):
             Rope((1.0,)).apply(x, wrong)
+
+
+@pytest.mark.parametrize("scaling", [{"type": "linear", "factor": 2.0}, "linear"])
+def test_two_spellings_that_contradict_each_other_are_refused(scaling: object) -> None:
+    config = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    with pytest.raises(ConfigError, match="contradict each other"):
+        Rope.from_config(config | {"rope_scaling": scaling}, 8)
+    assert Rope.from_config(config | {"rope_scaling": {"rope_type": "default"}}, 8) == (
+        Rope.from_config(config, 8)
+    )
