@@ -41,7 +41,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str], usage: str) -> bool:
 
 def users_path(path: str) -> Path:
     """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(path).expanduser())
+    home = os.path.expanduser(path)  # noqa: PTH111  # Path's raises for an unknown user
+    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), home)
 
 
 def open_platform(

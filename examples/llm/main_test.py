@@ -50,6 +50,12 @@ def test_a_profile_folder_that_cannot_be_made_is_met_before_the_run(run: Run) ->
     )
 
 
+def test_the_home_of_nobody_is_one_line(run: Run) -> None:
+    code, out, err = run(_IDS, folder=Path("~nobody-of-that-name/model"))
+    assert (code, out) == (1, "")
+    assert "nobody-of-that-name/model: does not exist" in err.splitlines()[-1]
+
+
 class JaxRuntimeError(RuntimeError):
     """As jax names its own."""
 

@@ -1,8 +1,8 @@
 """A folder of compiled programs, shared by processes.
 
 Entries are written to a temporary file and renamed, so a reader sees a whole entry or none; each starts with the digest
-of its content, so a damaged one is a miss. Entries are pickles: the folder is made for its owner alone, and one that
-others can write to is not used.
+of its key and content, so a damaged one is a miss, and so is one under the name of another. Entries are machine code:
+the folder is made for its owner alone, and one that others can write to is not used.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class ExecutableCache:
         with contextlib.suppress(OSError):  # a folder that can only be read is still worth reading
             os.utime(path)  # the time of last use, for eviction
         digest, blob = content[:_DIGEST], content[_DIGEST:]
-        if hashlib.sha256(blob).digest() != digest:
+        if _digest(key, blob) != digest:
             _LOG.warning("%s is damaged; compiling anew", path)
             return None
         return blob
@@ -63,7 +63,7 @@ class ExecutableCache:
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", delete=False) as file:
                 temporary = Path(file.name)
-                file.write(hashlib.sha256(blob).digest() + blob)
+                file.write(_digest(key, blob) + blob)
             temporary.replace(self._folder / key)
             self._evict()
         except OSError as error:
@@ -81,6 +81,8 @@ class ExecutableCache:
                     self._give_up("can be written to by others")
             except OSError as error:
                 self._give_up(f"cannot be made ({error.strerror})")
+            except ValueError as error:  # such as a zero byte in its name
+                self._give_up(f"cannot be made ({error})")
         return self._usable
 
     def _give_up(self, why: str) -> None:
@@ -104,3 +106,7 @@ class ExecutableCache:
                 break
             Path(path).unlink(missing_ok=True)
             total -= size
+
+
+def _digest(key: str, blob: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + b"\0" + blob).digest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ from zml.compile.cache import ExecutableCache
 from zml.compile.exe import Exe
 from zml.compile.options import CompileOptions
 from zml.compile.program import Abstract, Signature, Tracer, Value, function_name, inputs_of
-from zml.compile.serialized import Packed, PackedValue, pack, unpack
-from zml.errors import CompileError, ZmlError
+from zml.compile.serialized import Packed, PackedValue, unpack
+from zml.errors import CompileError
 from zml.pjrt import executable, lowering
 from zml.pjrt.client import Client
 from zml.sharding import Partitioner, Sharding, check_together, select
@@ -70,13 +71,13 @@ def compile_function(
     began = time.perf_counter()
     options = options or CompileOptions()
     name = name or function_name(fn)
+    flags = {**runtime.client.xla_flags, **_checked_flags(name, options)}
     abstract, tree = inputs_of(fn, args)
     among = _shardings(runtime, shardings, abstract)
     inputs = tuple(value.placed(among) for value in abstract)
     module, signature = _lower(name, Tracer(name, fn, inputs, tree, among), inputs, options)
     _run_passes(name, module, options)
     stablehlo, mesh = module.text(), among[0].mesh
-    flags = {**runtime.client.xla_flags, **options.xla_flags}
     fingerprint = _fingerprint(runtime.client)
 
     def made(loaded: executable.LoadedProgram, cached: bool) -> Exe:
@@ -90,8 +91,9 @@ def compile_function(
     cache = runtime.cache if options.use_cache and not module.has_effects else None
     key = ""
     if cache is not None:
+        # XLA reads further flags from the environment.
         key = _key(stablehlo, fingerprint, repr(options.partitioner), repr(sorted(flags.items())),
-                   repr([d.id for d in mesh.devices.flat]))  # fmt: skip
+                   repr([d.id for d in mesh.devices.flat]), os.environ.get("XLA_FLAGS", ""))  # fmt: skip
         found = _cached(cache, key, runtime, mesh, signature)
         if found is not None:
             return made(found, cached=True)
@@ -103,13 +105,15 @@ def compile_function(
             [value.struct for value in signature.results],
             shardy=options.partitioner is Partitioner.SHARDY,
             flags=flags,
+            turn=runtime.client.turn,
         )
     except (executable.Error, ValueError) as error:
         raise CompileError(_explain(name, runtime, module, str(error))) from error
     exe = made(compiled, cached=False)
     if cache is not None:
         try:
-            cache.put(key, pack(exe))
+            # The code alone: the rest is here again when the key is, and a model's class need not be picklable.
+            cache.put(key, compiled.serialize())
         except executable.Error as error:
             _LOG.debug("%s is not kept: this runtime does not serialize it: %s", name, error)
     return exe
@@ -198,6 +202,7 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
             packed.code,
             list(mesh.devices.flat),
             [value.struct for value in signature.results],
+            turn=runtime.client.turn,
         )
     except (executable.Error, ValueError) as error:
         raise CompileError(f"the program {packed.name} cannot be loaded: {error}") from error
@@ -230,13 +235,25 @@ def _cached(
     try:
         return executable.load_program(
             runtime.client.raw,
-            unpack(blob).code,
+            blob,
             list(mesh.devices.flat),
             [value.struct for value in signature.results],
+            turn=runtime.client.turn,
         )
-    except (ZmlError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         _LOG.warning("a cached program could not be loaded (%s); compiling it anew", error)
         return None
+
+
+def _checked_flags(name: str, options: CompileOptions) -> dict[str, bool | int | float | str]:
+    """The XLA flags, if each is of a type that XLA takes. What is wrong beyond that XLA says itself."""
+    for flag, value in options.xla_flags.items():
+        if not isinstance(flag, str) or not isinstance(value, bool | int | float | str):
+            raise CompileError(
+                f"compile {name}: the XLA flag {flag!r} is {value!r:.80} ({type(value).__name__}); expected the "
+                "name of a flag, and a bool, a number or a string"
+            )
+    return dict(options.xla_flags)
 
 
 def _key(*parts: str) -> str:
@@ -248,6 +265,7 @@ def _identifier(name: str) -> str:
 
 
 def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> None:
+    before = module.interface() if options.passes else ""
     for number, step in enumerate(options.passes):
         what = f"pass {number} of {name} ({step if isinstance(step, str) else function_name(step)})"
         try:
@@ -260,6 +278,11 @@ def _run_passes(name: str, module: lowering.Module, options: CompileOptions) -> 
         except Exception as error:
             # A pass is the user's code: whatever it raises is told with the pass's name.
             raise CompileError(f"{what} failed: {error}") from error
+        if (after := module.interface()) != before:
+            raise CompileError(
+                f"{what} changed what the program takes and gives: {before} became {after}; a pass changes how results "
+                "are computed, not which"
+            )
 
 
 def _explain(name: str, runtime: Runtime, module: lowering.Module, message: str) -> str:

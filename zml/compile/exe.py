@@ -13,7 +13,7 @@ from zml.buffer import Buffer
 from zml.compile.program import Signature, Value
 from zml.errors import BufferError
 from zml.model_tree import is_leaf
-from zml.pjrt.executable import LoadedProgram, MemoryPlan
+from zml.pjrt.executable import Error, LoadedProgram, MemoryPlan
 
 
 class Exe:
@@ -69,7 +69,14 @@ class Exe:
     def __call__(self, *args: Any) -> Any:
         """Runs the program. Raises BufferError for arguments it was not compiled for, and for donated ones."""
         arrays = self._arrays(args, self.signature.input_tree, self.signature.inputs)
-        return self._unflatten(map(Buffer, self.program.run(arrays), self._result_shapes))
+        return self._unflatten(map(Buffer, self._run(arrays), self._result_shapes))
+
+    def _run(self, arrays: list[jax.Array]) -> list[jax.Array]:
+        try:
+            return self.program.run(arrays)
+        except Error as error:
+            self._check_donations(arrays, error)
+            raise
 
     def bake(self, *leading: Any) -> Runner:
         """The program with its first arguments bound: they are checked once, not in every call."""
@@ -131,6 +138,26 @@ class Exe:
             arrays.append(array)
         return arrays
 
+    def _check_donations(self, arrays: list[jax.Array], error: Error) -> None:
+        """Raises BufferError if that is why the runtime refused a call. Looked at afterwards: calls are not slowed."""
+        signature = self.signature
+        donated = {r.aliases for r in signature.results if r.aliases is not None}
+        for number in donated:
+            same = [i for i, array in enumerate(arrays) if array is arrays[number] and i != number]
+            if same:
+                names = f"{signature.inputs[number].name} and {signature.inputs[same[0]].name}"
+                raise BufferError(
+                    f"{self.name}: the arguments {names} are one buffer, and the first is donated: a result takes its "
+                    "memory; give another buffer, or compile without reuse_buffer"
+                ) from error
+        for array, value in zip(arrays, signature.inputs, strict=True):
+            if array.is_deleted():
+                raise BufferError(
+                    f"{self.name}: the argument {value.name} {value.shape} was donated to another call, of this or of "
+                    "another program, which reused its memory for a result; use that result, or compile without "
+                    "reuse_buffer"
+                ) from error
+
     def _placed(self, buffer: Buffer, value: Value) -> jax.Array:
         """The buffer's array if each device has the part that the program expects there, whatever it is called."""
         given, dims = buffer.array.sharding, value.shape.dims
@@ -148,7 +175,8 @@ class Exe:
             names = " and ".join(sorted({str(device.client.platform) for device in theirs}))
             raise BufferError(
                 f"{where}is on {len(theirs)} devices ({names}) of another platform or sharding, but the program "
-                f"runs on {self.device_name}; put it on the platform that compiled the program"
+                f"runs on {len(value.sharding.device_set)} of {self.device_name}; put it on the platform that "
+                "compiled the program, with its sharding"
             )
         if given.memory_kind != value.sharding.memory_kind:
             raise BufferError(
@@ -166,7 +194,13 @@ class Exe:
     ) -> BufferError:
         count = len(jax.tree.leaves(tuple(args), is_leaf=is_leaf))
         if count == len(inputs):
-            tree = jax.tree.structure(tuple(args), is_leaf=is_leaf)
+            found, tree = jax.tree_util.tree_flatten_with_path(tuple(args), is_leaf=is_leaf)
+            for (_, leaf), value in zip(found, inputs, strict=True):
+                if tree == expected and type(leaf) is not Buffer:
+                    return BufferError(
+                        f"{self.name}: the argument {value.name} is {leaf!r:.80}, expected a Buffer {value.shape}; "
+                        "a program runs on values: inside of a function that is traced, call the function itself"
+                    )
             return BufferError(
                 f"{self.name}: the arguments have the structure {tree}, but the program was compiled for {expected}"
             )
@@ -206,7 +240,7 @@ class Runner:
         self._baked = exe._arrays(leading, bound, inputs[:count])
         self._inputs = inputs[count:]
         self._tree = jax.tree_util.treedef_tuple(children[len(leading) :])
-        self._run = exe.program.run
+        self._run = exe._run
         self._result_shapes = [result.shape for result in exe.signature.results]
         self._unflatten = exe.signature.result_tree.unflatten
 

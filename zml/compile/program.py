@@ -171,10 +171,20 @@ class Tracer:
                 f"compile {self._name}: the {name} is a {type(leaf).__name__}, expected a Tensor; name its axes: "
                 "zml.Tensor(array, tags)"
             )
-        shape, memory = leaf.shape, scope.memories.get(id(leaf.value))
+        shape, memory = leaf.shape, self._memory(scope, leaf.value)
         sharding = select(self._shardings, shape).named(shape, memory)
         # Only the first of two results that are the same value can have the memory.
         return Value(name, shape, sharding, memory, scope.reused.pop(id(leaf.value), None))
+
+    def _memory(self, scope: Marks, value: Any) -> str | None:
+        """Where a result is: where it was put last, else where it came from as an argument."""
+        if (kind := scope.memories.get(id(value))) is not None:
+            return kind
+        if (number := scope.arguments.get(id(value))) is not None:
+            return self._inputs[number].memory
+        # Put there within a function that is called, or given on by an operation that keeps the memory.
+        on_host = jax.typeof(value).memory_space is jax.memory.Space.Host
+        return "pinned_host" if on_host else None
 
     def _check_aliases(self, scope: Marks, results: Sequence[Value]) -> None:
         if scope.reused:

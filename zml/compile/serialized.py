@@ -72,7 +72,13 @@ def pack(exe: Exe) -> bytes:
         tuple(device.id for device in mesh.devices.flat),
         exe.program.serialize(),
     )
-    body = pickle.dumps(packed)
+    try:
+        body = pickle.dumps(packed)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise CompileError(
+            f"{exe.name} cannot be serialized: {error}; the classes of its arguments and results, and the values of "
+            "their static fields, must be found by name in a module"
+        ) from error
     return _MAGIC + hashlib.sha256(body).digest() + body
 
 
@@ -94,5 +100,6 @@ def unpack(blob: bytes) -> Packed:
         raise CompileError(
             f"the serialized program has parts that are not here ({error}); import the modules of its models first"
         ) from error
-    assert isinstance(packed, Packed)
+    if not isinstance(packed, Packed):
+        raise CompileError(f"the serialized program holds a {type(packed).__name__}; make it again")
     return packed

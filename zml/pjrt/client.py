@@ -1,6 +1,7 @@
 """A PJRT client that belongs to whoever opened it: jax's own table of backends does not know it."""
 
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class Client:
     """Names the instruction set of the host, if programs depend on it."""
     distributed: Distributed | None = field(default=None, repr=False)
     """The processes that it spans, if it spans several."""
+    turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """Held while a program is given to several devices: all of them get the programs in one order."""
 
     @cached_property
     def devices(self) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """A program that a PJRT client has compiled."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,7 @@ class LoadedProgram:
         self,
         loaded: Any,
         results: Sequence[jax.ShapeDtypeStruct],
+        turn: threading.Lock,
         has_effects: bool = False,
         kept_alive: Any = None,
     ) -> None:
@@ -76,8 +78,17 @@ class LoadedProgram:
             outputs.consume_token().block_until_ready()
             return made
 
+        def run_in_turn(arrays: list[jax.Array]) -> list[jax.Array]:
+            # Two threads that donate one buffer, or use it while it is donated, would each find it on some of the
+            # devices; those would then wait for the others in a collective, until XLA ends the process.
+            with turn:
+                outputs = execute(arrays)
+            return outputs.consume_with_handlers(handlers)
+
+        several = len(loaded.local_devices()) > 1
+        # Not in turn where Python is called back, which may run other programs.
         self.run: Callable[[list[jax.Array]], list[jax.Array]] = (
-            run_and_wait if has_effects else run
+            run_and_wait if has_effects else run_in_turn if several else run
         )
         """Runs it. The arrays must have the shapes and shardings it was compiled for: nothing is checked."""
 
@@ -122,6 +133,7 @@ def compile_module(
     *,
     shardy: bool,
     flags: Mapping[str, Flag],
+    turn: threading.Lock,
 ) -> LoadedProgram:
     """Compiles for these devices, in the order of the program's partitions. Raises jax.errors.JaxRuntimeError."""
     options = _options(devices, shardy, flags)
@@ -132,7 +144,7 @@ def compile_module(
         compile_options=options,
         **more,
     )
-    return LoadedProgram(loaded, results, module.has_effects, module.kept_alive)
+    return LoadedProgram(loaded, results, turn, module.has_effects, module.kept_alive)
 
 
 def load_program(
@@ -140,11 +152,13 @@ def load_program(
     blob: bytes,
     devices: Sequence[jax.Device],
     results: Sequence[jax.ShapeDtypeStruct],
+    *,
+    turn: threading.Lock,
 ) -> LoadedProgram:
     """A program back from `LoadedProgram.serialize`. Raises jax.errors.JaxRuntimeError for one of another build."""
     device_list = xla_client.DeviceList(tuple(devices))
     options = _options(devices, shardy=True, flags={})
-    return LoadedProgram(client.deserialize_executable(blob, device_list, options), results)
+    return LoadedProgram(client.deserialize_executable(blob, device_list, options), results, turn)
 
 
 def _options(devices: Sequence[jax.Device], shardy: bool, flags: Mapping[str, Flag]) -> Any:

@@ -38,11 +38,19 @@ class Module:
         """Raises an MLIRError if the module is no longer in order."""
         self.ir.operation.verify()
 
+    def interface(self) -> str:
+        """The types of the program's arguments and results, and how many devices it is for."""
+        main = self._main()
+        parts = self.ir.operation.attributes.get("mhlo.num_partitions")
+        return "no main function" if main is None else f"{main.type} on {parts}"
+
+    def _main(self) -> Any:
+        named = (op for op in self.ir.body.operations if op.attributes["sym_name"].value == "main")
+        return next(named, None)
+
     def alias(self, results: Mapping[int, int]) -> None:
         """Makes results take the memory of arguments: {number of the argument: number of the result}."""
-        main = next(
-            op for op in self.ir.body.operations if op.attributes["sym_name"].value == "main"
-        )
+        main = self._main()
         with self.ir.context:
             attributes = list(main.arg_attrs)
             for argument, result in results.items():
@@ -82,6 +90,7 @@ class Module:
 
 _WORD = re.compile(r"[\w.$]+")
 _FRAME = re.compile(r'"([^"]+)":(\d+)')
+_ORDERED = "the function has ordered side effects, such as jax.debug.print(ordered=True); use zml.ops.debug_print"
 
 
 def trace(flat: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeStruct]) -> Any:
@@ -106,12 +115,15 @@ def lower(
     function.__name__ = name
     with partitioner.shardy(shardy):
         jitted = jax.jit(function, keep_unused=True, out_shardings=list(outputs))
-        lowered = jitted.lower(*inputs)
+        try:
+            lowered = jitted.lower(*inputs)
+        except ValueError as error:  # for several devices
+            if "ordered effects" not in str(error):
+                raise
+            raise NotImplementedError(_ORDERED) from error
     arguments = lowered._lowering.compile_args
     if arguments["ordered_effects"]:
-        raise NotImplementedError(
-            "the function has ordered side effects, such as jax.debug.print(ordered=True); use zml.ops.debug_print"
-        )
+        raise NotImplementedError(_ORDERED)
     return Module(
         lowered.compiler_ir("stablehlo"),
         arguments["host_callbacks"],
