@@ -241,8 +241,8 @@ class Runner:
         self._inputs = inputs[count:]
         self._tree = jax.tree_util.treedef_tuple(children[len(leading) :])
         self._run = exe._run
-        self._result_shapes = exe._result_shapes
-        self._unflatten = exe._unflatten
+        self._result_shapes = [result.shape for result in exe.signature.results]
+        self._unflatten = exe.signature.result_tree.unflatten
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program with the other arguments."""
