@@ -10,9 +10,9 @@ import jax
 from jax.sharding import Mesh
 
 from zml.buffer import Buffer
+from zml.compile.arguments import Arguments
 from zml.compile.program import Signature, Value
 from zml.errors import BufferError
-from zml.model_tree import is_leaf
 from zml.pjrt.executable import Error, LoadedProgram, MemoryPlan
 
 
@@ -63,20 +63,26 @@ class Exe:
         self.cached = cached
         self.seconds = seconds
         self.program = program
+        self._arguments = self.arguments(signature.inputs, signature.input_tree)
         self._result_shapes = [result.shape for result in signature.results]
         self._unflatten = signature.result_tree.unflatten
 
+    def arguments(self, inputs: Sequence[Value], tree: Any) -> Arguments:
+        """What those of its arguments must be that are these inputs."""
+        return Arguments(self.name, self.device_name, inputs, tree)
+
     def __call__(self, *args: Any) -> Any:
         """Runs the program. Raises BufferError for arguments it was not compiled for, and for donated ones."""
-        arrays = self._arrays(args, self.signature.input_tree, self.signature.inputs)
-        return self._unflatten(map(Buffer, self._run(arrays), self._result_shapes))
+        return self.run(self._arguments.arrays(args))
 
-    def _run(self, arrays: list[jax.Array]) -> list[jax.Array]:
+    def run(self, arrays: list[jax.Array]) -> Any:
+        """Runs the program on all its arrays, which Arguments has checked."""
         try:
-            return self.program.run(arrays)
+            outputs = self.program.run(arrays)
         except Error as error:
             self._check_donations(arrays, error)
             raise
+        return self._unflatten(map(Buffer, outputs, self._result_shapes))
 
     def bake(self, *leading: Any) -> Runner:
         """The program with its first arguments bound: they are checked once, not in every call."""
@@ -103,41 +109,6 @@ class Exe:
 
         return pack(self)
 
-    def _arrays(
-        self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]
-    ) -> list[jax.Array]:
-        """The arrays of arguments, checked against inputs and the pytree that they are the leaves of."""
-        leaves, tree = jax.tree.flatten(tuple(args))
-        if tree != expected:
-            raise self._wrong_structure(args, expected, inputs)
-        arrays = []
-        for leaf, value in zip(leaves, inputs, strict=True):
-            if type(leaf) is not Buffer:
-                raise BufferError(
-                    f"{self.name}: the argument {value.name} is a {type(leaf).__name__}, expected a Buffer "
-                    f"{value.shape}; put it on the platform: platform.put(value, tags)"
-                )
-            try:
-                array = leaf.array
-            except BufferError:
-                raise BufferError(
-                    f"{self.name}: the argument {value.name} {leaf.shape} was donated to an earlier call, which reused "
-                    "its memory for a result; use that result, or compile without reuse_buffer"
-                ) from None
-            shape = leaf.shape
-            # A result that goes round has the very shape and sharding of the input: see Signature.shared.
-            if shape is not value.shape and (
-                not shape.matches(value.shape) or shape.dtype is not value.shape.dtype
-            ):
-                raise BufferError(
-                    f"{self.name}: the argument {value.name} is {shape}, but the program was compiled for "
-                    f"{value.shape}; give it that, or compile for the other shape"
-                )
-            if array.sharding is not value.sharding and array.sharding != value.sharding:
-                array = self._placed(leaf, value)
-            arrays.append(array)
-        return arrays
-
     def _check_donations(self, arrays: list[jax.Array], error: Error) -> None:
         """Raises BufferError if that is why the runtime refused a call. Looked at afterwards: calls are not slowed."""
         signature = self.signature
@@ -158,57 +129,6 @@ class Exe:
                     "reuse_buffer"
                 ) from error
 
-    def _placed(self, buffer: Buffer, value: Value) -> jax.Array:
-        """The buffer's array if each device has the part that the program expects there, whatever it is called."""
-        given, dims = buffer.array.sharding, value.shape.dims
-        if given.memory_kind == value.sharding.memory_kind:
-            if given.is_equivalent_to(value.sharding, len(dims)):
-                return buffer.array
-            # A sharding with the devices in another order may still mean the same: a whole copy on each, for one.
-            if given.devices_indices_map(dims) == value.sharding.devices_indices_map(dims):
-                parts = {shard.device: shard.data for shard in buffer.array.addressable_shards}
-                mine = [parts[d] for d in value.sharding.mesh.devices.flat if d in parts]
-                return jax.make_array_from_single_device_arrays(dims, value.sharding, mine)
-        where = f"{self.name}: the argument {value.name} {buffer.shape} "
-        theirs: set[Any] = given.device_set
-        if theirs != value.sharding.device_set:
-            names = " and ".join(sorted({str(device.client.platform) for device in theirs}))
-            raise BufferError(
-                f"{where}is on {len(theirs)} devices ({names}) of another platform or sharding, but the program "
-                f"runs on {len(value.sharding.device_set)} of {self.device_name}; put it on the platform that "
-                "compiled the program, with its sharding"
-            )
-        if given.memory_kind != value.sharding.memory_kind:
-            raise BufferError(
-                f"{where}is in {given.memory_kind} memory, but the program was compiled for "
-                f"{value.sharding.memory_kind}; put it there, or declare the argument in_memory({given.memory_kind!r})"
-            )
-        raise BufferError(
-            f"{where}is cut as {getattr(given, 'spec', given)}, but the program was compiled for "
-            f"{value.sharding.spec} over {dict(value.sharding.mesh.shape)}; put it with the partitioning "
-            f"{value.shape}, or compile for the other one"
-        )
-
-    def _wrong_structure(
-        self, args: Sequence[Any], expected: Any, inputs: Sequence[Value]
-    ) -> BufferError:
-        count = len(jax.tree.leaves(tuple(args), is_leaf=is_leaf))
-        if count == len(inputs):
-            found, tree = jax.tree_util.tree_flatten_with_path(tuple(args), is_leaf=is_leaf)
-            for (_, leaf), value in zip(found, inputs, strict=True):
-                if tree == expected and type(leaf) is not Buffer:
-                    return BufferError(
-                        f"{self.name}: the argument {value.name} is {leaf!r:.80}, expected a Buffer {value.shape}; "
-                        "a program runs on values: inside of a function that is traced, call the function itself"
-                    )
-            return BufferError(
-                f"{self.name}: the arguments have the structure {tree}, but the program was compiled for {expected}"
-            )
-        names = ", ".join(value.name for value in inputs[:6]) + (", ..." if len(inputs) > 6 else "")
-        return BufferError(
-            f"{self.name}: given {len(args)} arguments with {count} buffers, expected {len(inputs)}: {names or 'none'}"
-        )
-
     def __repr__(self) -> str:
         source = "from the cache" if self.cached else "compiled"
         return (
@@ -220,7 +140,7 @@ class Exe:
 class Runner:
     """An Exe with its leading arguments bound; made by `Exe.bake`."""
 
-    __slots__ = ("_baked", "_inputs", "_result_shapes", "_run", "_tree", "_unflatten", "exe")
+    __slots__ = ("_arguments", "_baked", "exe")
 
     def __init__(self, exe: Exe, leading: Sequence[Any]) -> None:
         children = exe.signature.input_tree.children()
@@ -228,8 +148,13 @@ class Runner:
             raise BufferError(
                 f"{exe.name}: {len(leading)} arguments are baked, but it takes {len(children)}"
             )
-        bound: Any = jax.tree_util.treedef_tuple(children[: len(leading)])
-        inputs, count = exe.signature.inputs, bound.num_leaves
+        first: Any
+        rest: Any
+        first, rest = (
+            jax.tree_util.treedef_tuple(some)
+            for some in (children[: len(leading)], children[len(leading) :])
+        )
+        inputs, count = exe.signature.inputs, first.num_leaves
         for result in exe.signature.results:
             if result.aliases is not None and result.aliases < count:
                 raise BufferError(
@@ -237,17 +162,12 @@ class Runner:
                     "bake the arguments before it alone"
                 )
         self.exe = exe
-        self._baked = exe._arrays(leading, bound, inputs[:count])
-        self._inputs = inputs[count:]
-        self._tree = jax.tree_util.treedef_tuple(children[len(leading) :])
-        self._run = exe._run
-        self._result_shapes = [result.shape for result in exe.signature.results]
-        self._unflatten = exe.signature.result_tree.unflatten
+        self._baked = exe.arguments(inputs[:count], first).arrays(tuple(leading))
+        self._arguments = exe.arguments(inputs[count:], rest)
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program with the other arguments."""
-        arrays = self._baked + self.exe._arrays(args, self._tree, self._inputs)
-        return self._unflatten(map(Buffer, self._run(arrays), self._result_shapes))
+        return self.exe.run(self._baked + self._arguments.arrays(args))
 
     def __repr__(self) -> str:
         return f"Runner({self.exe!r}, {len(self._baked)} inputs baked)"
