@@ -13,7 +13,7 @@ from jaxlib.mlir import ir
 from zml import ops
 from zml.buffer import Buffer
 from zml.compile import CompileOptions, ExecutableCache
-from zml.errors import BufferError, CompileError
+from zml.errors import BufferError, CompileError, ShapeError
 from zml.model_tree import model, static
 from zml.platform import CpuOptions, Platform
 from zml.shape import REPLICATED, Shape
@@ -228,3 +228,14 @@ def test_a_static_value_that_can_change_is_refused(value: Any) -> None:
 
     with pytest.raises(CompileError, match=r"a static field whose value is not hashable \(unhash"):
         opened().compile(lambda m: m.w, Mutable(Tensor.declare(X), value))
+
+
+def test_a_called_function_takes_tensors() -> None:
+    def scaled(x: Tensor, by: float) -> Tensor:
+        return x * by
+
+    with pytest.raises(
+        ShapeError,
+        match=r"an argument of .*scaled has a float \(2\.0\), expected pytrees of Tensors",
+    ):
+        Platform.init("cpu").compile(lambda x: ops.call(scaled, x, 2.0), Shape({"d": 3}, "f32"))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from zml import log
 from zml.buffer import Slice
 from zml.checks import is_number
 from zml.dtypes import DType
@@ -38,11 +39,20 @@ _RANGES = {
     "top_k": _Range(0, 2**31 - 1, whole=True),
     "top_p": _Range(0, 1, open=True),
     "min_p": _Range(0, 1),
-    "repetition_penalty": _Range(0, 100, open=True),
+    # transformers takes any positive one; logits divided by much less than this are no longer finite.
+    "repetition_penalty": _Range(0.01, 100),
     "presence_penalty": _Range(-2, 2),
     "frequency_penalty": _Range(-2, 2),
     "seed": _Range(0, 2**32 - 1, whole=True),
 }
+
+# What else changes the text that transformers' `generate` makes, with the value that does not.
+_NOT_DONE: dict[str, Any] = {
+    "num_beams": 1, "num_beam_groups": 1, "penalty_alpha": 0, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0,
+    "no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0, "guidance_scale": 1, "bad_words_ids": None,
+    "force_words_ids": None, "forced_bos_token_id": None, "forced_eos_token_id": None, "suppress_tokens": None,
+    "begin_suppress_tokens": None, "sequence_bias": None, "exponential_decay_length_penalty": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,16 @@ def resolve(generation_config: dict[str, Any], **flags: float | None) -> Samplin
     if do_sample is not None and not isinstance(do_sample, bool):
         raise ConfigError(
             f"generation_config.json: do_sample is {do_sample!r:.200}, expected true or false"
+        )
+    ignored = [
+        f"{name}={value!r:.60}"
+        for name, neutral in _NOT_DONE.items()
+        if (value := generation_config.get(name)) not in (None, False, [], {}, neutral)
+    ]
+    if ignored:
+        log.get("llm").warning(
+            "generation_config.json asks for %s, which zml does not do: the text may differ from transformers'",
+            ", ".join(ignored),
         )
     recommended = ["repetition_penalty"]
     if do_sample:

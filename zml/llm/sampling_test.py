@@ -81,7 +81,7 @@ def test_flags_go_over_what_the_checkpoint_recommends(
         ({"top_k": 2**31}, "--top_k=2147483648"),
         (
             {"repetition_penalty": 0.0},
-            "--repetition_penalty=0.0: expected more than 0, at most 100",
+            "--repetition_penalty=0.0: expected at least 0.01, at most 100",
         ),
         ({"repetition_penalty": math.nan}, "--repetition_penalty=nan"),
         ({"presence_penalty": 2.1}, "--presence_penalty=2.1: expected at least -2, at most 2"),
@@ -135,3 +135,19 @@ def test_parameters_are_scalars_of_the_types_that_programs_are_compiled_for() ->
         assert scalar.shape == getattr(declared, field.name).shape
         assert scalar.data.item() == pytest.approx(getattr(sampling, field.name), rel=1e-6)
     assert (given.top_k.data.item(), given.seed.data.item()) == (2**31 - 1, 2**32 - 1)
+
+
+def test_what_transformers_would_do_and_zml_does_not_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    neutral = {
+        "num_beams": 1,
+        "typical_p": 1.0,
+        "bad_words_ids": None,
+        "min_length": 0,
+        "use_cache": True,
+    }
+    assert resolve(neutral) == Sampling() and not caplog.records
+    assert resolve({"num_beams": 4, "no_repeat_ngram_size": 3}) == Sampling()
+    (record,) = caplog.records
+    assert "num_beams=4, no_repeat_ngram_size=3, which zml does not do" in record.getMessage()

@@ -116,6 +116,12 @@ def call[**P, R](f: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     scope = marks.get()
     if scope is None:
         return f(*args, **kwargs)
+    for leaf in jax.tree.leaves((args, kwargs), is_leaf=_args.is_tensor):
+        if not _args.is_tensor(leaf):
+            raise ShapeError(
+                f"call: an argument of {getattr(f, '__qualname__', f)} has a {type(leaf).__name__} ({leaf!r:.40}), "
+                "expected pytrees of Tensors; make it a static field of a model, or part of f"
+            )
     # The jit is made anew for each program: what it has traced is cut by this program's shardings.
     if f not in scope.functions:
 
