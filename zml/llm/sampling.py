@@ -102,9 +102,9 @@ def resolve(generation_config: dict[str, Any], **flags: float | None) -> Samplin
             f"generation_config.json: do_sample is {do_sample!r:.200}, expected true or false"
         )
     ignored = [
-        f"{name}={value!r:.60}"
+        f"{name}={asked_for!r:.60}"
         for name, neutral in _NOT_DONE.items()
-        if (value := generation_config.get(name)) not in (None, False, [], {}, neutral)
+        if (asked_for := generation_config.get(name)) not in (None, False, [], {}, neutral)
     ]
     if ignored:
         log.get("llm").warning(
