@@ -196,7 +196,7 @@ def test_relative_model_is_taken_from_where_bazel_run_was_called(
         (
             ["--repetition_penalty=0", "--prompt=x"],
             2,
-            "--repetition_penalty=0.0: expected more than 0",
+            "--repetition_penalty=0.0: expected at least 0.01",
         ),
         (["--quantize=int8"], 1, "not supported yet"),
         (
