@@ -51,9 +51,9 @@ def load[M](
     """The model with every declared tensor replaced by a Buffer of its shape, in its place on the platform's devices.
 
     `shardings` are those to choose from, by default those registered with the platform. Floats are converted to the
-    element type that was declared. Everything is checked first: CheckpointError for
-    missing tensors, shapes or dtypes that do not fit, before memory is taken. Tensors of the checkpoint that the model
-    does not use are logged. Beside the buffers, the host holds four tensors at a time.
+    element type that was declared. Everything is checked first: CheckpointError for missing tensors, shapes or dtypes
+    that do not fit, before memory is taken. Tensors of the checkpoint that the model does not use are logged. Beside
+    the buffers, the host holds four tensors at a time.
     """
     began = time.perf_counter()
     declared, tree = jax.tree.flatten(model, is_leaf=is_leaf)
