@@ -12,7 +12,7 @@ ROWS = [
     {"checks", "dtypes", "errors", "log", "units"},
     {"pjrt"},
     {"buffer", "declared", "model_tree", "ops", "shape", "tensor", "tokenizer", "vfs"},
-    {"compile", "io", "sharding"},
+    {"compile", "io", "kernels", "sharding"},
     {"platform"},
     {"attention", "nn"},
     {"models"},

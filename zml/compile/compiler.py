@@ -43,6 +43,10 @@ class Runtime(Protocol):
         """Where compiled programs are kept."""
 
     @property
+    def has_kernels(self) -> bool:
+        """Whether there are native kernels that programs may call."""
+
+    @property
     def device_name(self) -> str:
         """`2 x cpu`."""
 
@@ -75,7 +79,8 @@ def compile_function(
     abstract, tree = inputs_of(fn, args)
     among = _shardings(runtime, shardings, abstract)
     inputs = tuple(value.placed(among) for value in abstract)
-    module, signature = _lower(name, Tracer(name, fn, inputs, tree, among), inputs, options)
+    tracer = Tracer(name, fn, inputs, tree, among, runtime.has_kernels)
+    module, signature = _lower(name, tracer, inputs, options)
     _run_passes(name, module, options)
     stablehlo, mesh = module.text(), among[0].mesh
     fingerprint = _fingerprint(runtime.client)

@@ -149,12 +149,14 @@ class Tracer:
         inputs: Sequence[Value],
         input_tree: Any,
         shardings: Sequence[Sharding],
+        kernels: bool = False,
     ) -> None:
         self._name = name
         self._fn = fn
         self._inputs = inputs
         self._input_tree = input_tree
         self._shardings = shardings
+        self._kernels = kernels
         self.signature: Signature
 
     def __call__(self, *values: Any) -> list[Any]:
@@ -164,7 +166,9 @@ class Tracer:
             for value, array in zip(self._inputs, values, strict=True)
         ]
         numbers = {id(array): number for number, array in enumerate(values)}
-        scope = Marks(numbers, constrain=self._constrain)
+        scope = Marks(
+            numbers, constrain=self._constrain, sharding=self._sharding, kernels=self._kernels
+        )
         token = marks.set(scope)
         try:
             result = self._fn(*jax.tree.unflatten(self._input_tree, tensors))
@@ -177,8 +181,12 @@ class Tracer:
         return [leaf.value for _, leaf in found]
 
     def _constrain(self, shape: Shape) -> NamedSharding | None:
+        sharding = self._sharding(shape)
+        return None if sharding is None else sharding.constraint(shape)
+
+    def _sharding(self, shape: Shape) -> Sharding | None:
         sharding = select(self._shardings, shape)
-        return sharding.constraint(shape) if len(sharding.physical.devices) > 1 else None
+        return sharding if len(sharding.physical.devices) > 1 else None
 
     def _result(self, scope: Marks, path: Any, leaf: Any) -> Value:
         name = "result" + ("" if not path else "." if path_name(path)[0] != "[" else "")

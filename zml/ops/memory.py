@@ -32,6 +32,10 @@ class Marks:
     kept: list[Any] = field(default_factory=list)
     constrain: Callable[[Shape], Any] = lambda shape: None
     """The jax sharding by which a value of a shape is cut inside the program; None: it is whole anyway."""
+    sharding: Callable[[Shape], Any] = lambda shape: None
+    """The zml Sharding by which a value of a shape is cut; None: there is one device."""
+    kernels: bool = False
+    """Whether the platform has native kernels, which operations may call instead of leaving all to XLA."""
     functions: dict[Any, Any] = field(default_factory=dict)
     """What ops.call has traced."""
 

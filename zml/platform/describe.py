@@ -19,6 +19,8 @@ def describe(platform: "Platform") -> str:
     branches: list[_Branch] = [(f"version: {platform.version}", ())]
     if client.library is not None:
         branches.append((f"plugin: {client.library}", ()))
+    if platform.kernels is not None:
+        branches.append((f"kernels: {platform.kernels}", ()))
     if platform.attributes:
         lines = [(f"{name}: {value}", ()) for name, value in platform.attributes.items()]
         branches.append(("attributes", lines))

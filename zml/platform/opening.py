@@ -6,6 +6,8 @@ from typing import Any
 
 from zml import log
 from zml.errors import UnsupportedError
+from zml.kernels.cpu import library
+from zml.kernels.cpu.library import Library, Missing
 from zml.pjrt import cpu, distributed, plugin, sandbox
 from zml.pjrt.client import Client
 from zml.pjrt.distributed import Distributed
@@ -76,6 +78,16 @@ def _report(target: Target, passed: list[Candidate]) -> str:
     """The log line: what was taken, and why not those before it that this build has."""
     reasons = "; ".join(str(x) for x in passed if x.sandbox is not None)
     return f"Platform {target.value}" + (f"; passed over {reasons}" if reasons else "")
+
+
+def native_kernels(client: Client) -> Library | Missing | None:
+    """Those for programs of a client: of jaxlib's own CPU client alone, since a plugin does not know their handlers."""
+    if client.target != Target.CPU or client.library is not None:
+        return None
+    found = library.load()
+    if isinstance(found, Missing):
+        _LOG.debug("no native kernels: %s", found.reason)
+    return found
 
 
 def mesh_of(client: Client) -> tuple[PhysicalMesh, tuple[Device, ...]]:

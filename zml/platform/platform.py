@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 
 from zml.buffer import Buffer
 from zml.errors import BufferError
+from zml.kernels.cpu.library import Library, Missing
 from zml.model_tree import is_leaf, path_name
 from zml.pjrt.client import Client
 from zml.pjrt.host import Host
@@ -53,6 +54,8 @@ class Platform:
     """Keeps compiled programs between runs."""
     passed_over: tuple[Candidate, ...] = ()
     """What `auto` tried before it took this platform, with the reason of each."""
+    kernels: Library | Missing | None = None
+    """The native kernels that programs for the CPU call; None for what has none of its own."""
     _shardings: dict[str, Sharding] = field(default_factory=dict)
 
     @staticmethod
@@ -93,7 +96,13 @@ class Platform:
         client: Client, cache: "ExecutableCache | None", passed: Sequence[Candidate] = ()
     ) -> "Platform":
         mesh, devices = opening.mesh_of(client)
-        return Platform(Target(client.target), client, devices, mesh, cache, tuple(passed))
+        kernels = opening.native_kernels(client)
+        return Platform(Target(client.target), client, devices, mesh, cache, tuple(passed), kernels)
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether programs call native kernels, instead of leaving all to XLA."""
+        return isinstance(self.kernels, Library)
 
     @property
     def device_name(self) -> str:

@@ -31,12 +31,18 @@ class Library:
     """How many processors it keeps busy at most: those of the affinity mask and of the control group."""
     symbols: ctypes.CDLL
 
+    def __str__(self) -> str:
+        return f"{self.isa}, {self.processors} processors"
+
 
 @dataclass(frozen=True)
 class Missing:
     """There is no library, and why."""
 
     reason: str
+
+    def __str__(self) -> str:
+        return f"none: {self.reason}"
 
 
 @functools.cache
