@@ -82,7 +82,7 @@ class Options:
     )
     dtype: str = _flag(
         "auto",
-        "What weights and KV cache are held in. auto: float32 on cpu, the checkpoint's elsewhere.",
+        "What weights and KV cache are held in. auto: as the checkpoint stores them.",
         enum_values=["auto", "float32", "bfloat16", "float16"],
     )
     quantize: str = _flag("none", "none.")

@@ -66,9 +66,9 @@ class Engine:
     ) -> "Engine":
         """Reads config and headers of a local checkpoint folder, and checks them against each other.
 
-        dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is float32
-        on cpu, where XLA's products of 16-bit numbers are many times slower. seqlen: the context in tokens. backend:
-        auto, or an attention backend.
+        dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is what the
+        checkpoint stores; float32 on a cpu without native kernels, where XLA's products of 16-bit numbers are many
+        times slower. seqlen: the context in tokens. backend: auto, or an attention backend.
         """
         checkpoint = Checkpoint.open(model)
         arch = architecture(checkpoint.config.get("model_type"))
@@ -76,7 +76,8 @@ class Engine:
         stored = checkpoint.stored_dtype
         checkpoint.eos_token_ids()  # raises what would else be met after loading
         if dtype == "auto":
-            dtype = "float32" if platform.target == "cpu" else stored
+            slow = platform.target == "cpu" and not platform.has_kernels
+            dtype = "float32" if slow else stored
         if seqlen is None:
             seqlen = min(DEFAULT_SEQLEN, config.max_positions)
         elif seqlen > config.max_positions:

@@ -17,7 +17,7 @@ from zml.declared import Repeat
 from zml.io import View
 from zml.model_tree import model, static
 from zml.models.decoder_config import MODEL_AXIS, Config, LayerConfig
-from zml.nn import Embedding, Linear, Mlp, RmsNorm, Rope
+from zml.nn import Embedding, Linear, Mlp, RmsNorm, Rope, project
 from zml.shape import REPLICATED, AxisPartition
 from zml.tensor import Tensor
 
@@ -76,7 +76,7 @@ class SelfAttention:
     ) -> tuple[Tensor, LayerCache]:
         """x {s,d} at positions start, start + 1, ... -> {s,d}, and all keys and values: those of the cache with the
         new ones written, or, without a cache, the new ones alone."""
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        q, k, v = project(x, self.q, self.k, self.v)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         positions = ops.arange("s", x.dim("s")) + start
@@ -217,7 +217,7 @@ class Decoder:
         if self.lm_head is None:
             logits = self.embedding.attend(hidden)
         else:
-            logits = hidden.dot(self.lm_head.weight, "d", dtype="f32")
+            (logits,) = project(hidden, self.lm_head, dtype="f32")
         if self.logit_softcap is not None:
             logits = (logits / self.logit_softcap).tanh() * self.logit_softcap
         # The device that draws a token needs all of them.

@@ -1,6 +1,6 @@
 """Layers as `@zml.model` dataclasses of tensors: each declares itself from a view of a checkpoint, and is called."""
 
-from zml.nn.linear import Embedding, Linear
+from zml.nn.linear import Embedding, Linear, project
 from zml.nn.mlp import ACTIVATIONS, Mlp
 from zml.nn.norm import LayerNorm, RmsNorm
 from zml.nn.rope import Layout, Rope
@@ -17,5 +17,6 @@ __all__ = [
     "Rope",
     "SamplingParameters",
     "TokenCounts",
+    "project",
     "sample",
 ]

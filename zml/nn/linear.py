@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from zml.declared import Repeat
+from zml.dtypes import DType
 from zml.errors import ShapeError
 from zml.io.view import View
 from zml.model_tree import model, static
+from zml.nn.product import products
 from zml.shape import AxisPartition
 from zml.tensor import Tensor
 
@@ -62,16 +66,32 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x {.., inner} -> {.., out}, in the element type of both. Raises ShapeError for tags or types that differ."""
-        out = [tag for tag in self.weight.tags if tag not in self.inner]
-        doubled = [tag for tag in out if tag in x.tags]
+        return project(x, self)[0]
+
+    @property
+    def out(self) -> tuple[str, ...]:
+        """The tags of the result that come from the weight."""
+        return tuple(tag for tag in self.weight.tags if tag not in self.inner)
+
+    def without_bias(self) -> Linear:
+        """The product alone."""
+        return replace(self, bias=None)
+
+
+def project(x: Tensor, *layers: Linear, dtype: Any = None) -> tuple[Tensor, ...]:
+    """The results of several layers of one input, as each alone would give them: `q, k, v = project(x, wq, wk, wv)`.
+
+    For a kernel this is one call. `dtype` is the type of the results, by default that of x: logits want f32.
+    """
+    for layer in layers:
+        doubled = [tag for tag in layer.out if tag in x.tags]
         if doubled:
             # The product would take them for batch axes.
             raise ShapeError(
                 f"Linear: the input already has the axes {doubled} of the result; given {x.shape} and a weight "
-                f"{self.weight.shape}; rename() them in the input"
+                f"{layer.weight.shape}; rename() them in the input"
             )
-        y = x.dot(self.weight, *self.inner)
-        return y if self.bias is None else y + self.bias.broadcast(y.shape)
+    return products(x, layers, None if dtype is None else DType.of(dtype))
 
 
 @model
@@ -97,4 +117,4 @@ class Embedding:
 
     def attend(self, x: Tensor) -> Tensor:
         """The logits {.., voc}, in f32, of hidden states {.., d}: an output layer tied to the embeddings."""
-        return x.dot(self.weight, "d", dtype="f32")
+        return project(x, Linear(self.weight, None, ("d",)), dtype="f32")[0]

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from zml.errors import UnsupportedError
 from zml.io.view import View
 from zml.model_tree import model, static
-from zml.nn.linear import Linear
+from zml.nn.linear import Linear, project
+from zml.nn.product import gated_product
 from zml.ops import gelu, relu, sigmoid, silu, tanh
 from zml.shape import AxisPartition
 from zml.tensor import Tensor
@@ -72,4 +73,8 @@ class Mlp:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x {.., d} -> {.., d}."""
-        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
+        hidden = gated_product(x, self.gate, self.up, self.activation)
+        if hidden is None:
+            gate, up = project(x, self.gate, self.up)
+            hidden = ACTIVATIONS[self.activation](gate) * up
+        return self.down(hidden)
