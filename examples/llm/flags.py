@@ -129,7 +129,7 @@ def _define() -> flags.FlagValues:
 def parse(argv: Sequence[str]) -> Options | None:
     """The options of a command line (argv[0] is the program), or None once --help has been printed.
 
-    Raises UsageError for unknown, malformed or contradictory flags, UnsupportedError for what this build lacks.
+    Raises UsageError for unknown, malformed or contradictory flags.
     """
     values = _define()
     if not command.parse(values, argv, _USAGE):
