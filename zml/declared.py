@@ -32,16 +32,30 @@ class Repeat:
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """How a stored matrix [rows, columns] is quantized as it is loaded."""
+
+    format: str
+    """One of zml.kernels.cpu.formats."""
+    times: int = 1
+    """Each run of `span` stored rows comes so many times over."""
+    span: int = 1
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a declared tensor's elements are in a checkpoint.
 
     `dims` is the shape there. The elements are in the same order here, major to minor, whatever the declared shape is,
-    but for the repeats.
+    but for the repeats. With `quantized` the tensor is one of the arrays that the stored elements are quantized to:
+    `part` says which, "values" or "scales".
     """
 
     name: str
     dims: tuple[int, ...]
     repeat: Repeat | None = None
+    quantized: Quantized | None = None
+    part: str = ""
 
 
 class Declared(jax.ShapeDtypeStruct):

@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from examples import command
-from zml.errors import UnsupportedError, UsageError
+from zml.errors import UsageError
 
 _USAGE = """\
 Generates text with a language model.
@@ -85,7 +85,11 @@ class Options:
         "What weights and KV cache are held in. auto: as the checkpoint stores them.",
         enum_values=["auto", "float32", "bfloat16", "float16"],
     )
-    quantize: str = _flag("none", "none.")
+    quantize: str = _flag(
+        "none",
+        "What the weights of linear layers are quantized to as they are loaded.",
+        enum_values=["none", "int8", "int4"],
+    )
     dry_run: bool = _flag(False, "Print the memory plan and exit; weights are not loaded.")
     profile: str | None = _flag(None, "Write a profile of the generation into this folder.")
     json: bool = _flag(False, "Print one JSON object instead of the text.")
@@ -125,7 +129,7 @@ def _define() -> flags.FlagValues:
 def parse(argv: Sequence[str]) -> Options | None:
     """The options of a command line (argv[0] is the program), or None once --help has been printed.
 
-    Raises UsageError for unknown, malformed or contradictory flags, UnsupportedError for what this build lacks.
+    Raises UsageError for unknown, malformed or contradictory flags.
     """
     values = _define()
     if not command.parse(values, argv, _USAGE):
@@ -172,5 +176,3 @@ def _check(options: Options) -> None:
         # Bytes of the command line that are not UTF-8 arrive as lone surrogates.
         if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
             raise UsageError(f"--{name} is not valid UTF-8: {text!r:.200}")
-    if options.quantize != "none":
-        raise UnsupportedError(f"--quantize={options.quantize}: not supported yet; expected 'none'")

@@ -198,7 +198,7 @@ def test_relative_model_is_taken_from_where_bazel_run_was_called(
             2,
             "--repetition_penalty=0.0: expected at least 0.01",
         ),
-        (["--quantize=int8"], 1, "not supported yet"),
+        (["--quantize=fp8"], 2, "none|int8|int4"),
         (
             ["--prompt_token_ids=1,2,300"],
             2,

@@ -92,7 +92,9 @@ def _run(options: Options, began: float) -> int:
     model = options.model or str(_DEMO)
     if "://" not in model:
         model = str(users_path(model))
-    engine = Engine.open(model, platform, options.dtype, options.seqlen, options.backend)
+    engine = Engine.open(
+        model, platform, options.dtype, options.seqlen, options.backend, options.quantize
+    )
     _LOG.info(
         "%s on %s, %s, %d tokens of context",
         engine.checkpoint.config["model_type"],

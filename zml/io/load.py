@@ -1,10 +1,9 @@
 """Loading weights: from byte ranges of files to arrays on the platform's devices."""
 
-import math
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -12,9 +11,9 @@ import numpy as np
 
 from zml import log
 from zml.buffer import Buffer
-from zml.declared import Repeat
-from zml.dtypes import DType
-from zml.errors import CheckpointError
+from zml.declared import Quantized, Repeat
+from zml.io.quantize import Quantizing, Scratch
+from zml.io.read import aligned, convert, read_into
 from zml.io.safetensors import STORED, Entry
 from zml.io.store import TensorStore, first_names
 from zml.model_tree import is_leaf, leaves
@@ -25,8 +24,6 @@ from zml.units import binary_size
 
 _LOG = log.get("io")
 _READERS = 4
-# In bytes: PJRT's CPU client aliases memory that is so aligned, and copies other memory.
-_ALIGNMENT = 64
 
 
 class Placer(Protocol):
@@ -53,7 +50,7 @@ def load[M](
     `shardings` are those to choose from, by default those registered with the platform. Floats are converted to the
     element type that was declared. Everything is checked first: CheckpointError for missing tensors, shapes or dtypes
     that do not fit, before memory is taken. Tensors of the checkpoint that the model does not use are logged. Beside
-    the buffers, the host holds four tensors at a time.
+    the buffers, the host holds four tensors at a time, and of those that are quantized a few MB of rows.
     """
     began = time.perf_counter()
     declared, tree = jax.tree.flatten(model, is_leaf=is_leaf)
@@ -65,21 +62,21 @@ def load[M](
             first_names(unused),
         )
 
-    def one(tensor: Tensor) -> Buffer:
-        source = tensor.source
-        assert source is not None
-        host = _read(store.entries[source.name], source.name, tensor.dtype.numpy)
-        host = _declared_form(host, tensor.shape, source.repeat)
-        return platform.put(
+    buffers: list[Buffer | None] = [None] * len(declared)
+
+    def put(index: int, host: np.ndarray[Any, Any]) -> None:
+        tensor = declared[index]
+        buffers[index] = platform.put(
             host,
             tensor.shape,
             sharding=select(shardings, tensor.shape) if shardings else None,
             memory=tensor.memory,
             zero_copy=True,
-        )
+        ).wait()
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="zml-load") as pool:
-        buffers = [buffer.wait() for buffer in pool.map(one, declared)]
+        for _ in pool.map(lambda job: job(), _jobs(declared, store, put)):
+            pass
     seconds = time.perf_counter() - began
     total = stored_bytes(model, store)
     _LOG.info(
@@ -98,54 +95,63 @@ def stored_bytes(model: Any, store: TensorStore) -> int:
     return sum(store.entries[name].end - store.entries[name].begin for name in names)
 
 
+def _jobs(
+    declared: Sequence[Tensor],
+    store: TensorStore,
+    put: Callable[[int, np.ndarray[Any, Any]], None],
+) -> list[Callable[[], None]]:
+    """What is to be done, each by one thread: a tensor, or some rows of one that is quantized."""
+    jobs: list[Callable[[], None]] = []
+    scratch = Scratch()
+    # The parts of a quantized tensor come from one reading.
+    parts: dict[tuple[str, Quantized], list[int]] = {}
+    for index, tensor in enumerate(declared):
+        source = tensor.source
+        assert source is not None
+        if source.quantized is not None:
+            parts.setdefault((source.name, source.quantized), []).append(index)
+
+    def whole(index: int) -> None:
+        tensor = declared[index]
+        source = tensor.source
+        assert source is not None
+        host = _read(store.entries[source.name], source.name, tensor.dtype.numpy)
+        put(index, _declared_form(host, tensor.shape, source.repeat))
+
+    def rows(quantizing: Quantizing, first: int, indices: Sequence[int]) -> None:
+        packed = quantizing.take(first)
+        for index in indices if packed is not None else ():
+            source = declared[index].source
+            assert source is not None
+            put(index, getattr(packed, source.part))
+
+    for index, tensor in enumerate(declared):
+        source = tensor.source
+        assert source is not None
+        if source.quantized is None:
+            jobs.append(partial(whole, index))
+            continue
+        indices = parts[source.name, source.quantized]
+        if index != indices[0]:
+            continue
+        quantizing = Quantizing(store.entries[source.name], source.name, source.quantized, scratch)
+        jobs += [partial(rows, quantizing, first, indices) for first in quantizing.chunks()]
+    return jobs
+
+
 def _declared_form(host: np.ndarray, shape: Shape, repeat: Repeat | None) -> np.ndarray:
     """Stored elements in the declared shape."""
     if repeat is None:
         return host.reshape(shape.dims)
     once = shape.set(**{repeat.tag: shape.dim(repeat.tag) // repeat.times})
-    result = _aligned(shape.dims, host.dtype)
+    result = aligned(shape.dims, host.dtype)
     axis = shape.axis(repeat.tag)
     grouped = result.reshape(*once.dims[: axis + 1], repeat.times, *once.dims[axis + 1 :])
     grouped[...] = np.expand_dims(host.reshape(once.dims), axis + 1)
     return result
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    size = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(size + _ALIGNMENT, np.uint8)
-    begin = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[begin : begin + size].view(dtype).reshape(shape)
-
-
-def _read(entry: Entry, name: str, dtype: np.dtype[Any]) -> np.ndarray:
-    stored = _aligned(entry.shape, STORED[entry.dtype].numpy)
-    view = memoryview(stored.reshape(-1).view(np.uint8))
-    try:
-        with entry.file.open("rb", buffering=0) as file:
-            done = 0
-            while done < len(view):
-                count = os.preadv(file.fileno(), [view[done:]], entry.begin + done)
-                if count == 0:
-                    raise CheckpointError(
-                        f"{entry.file}: ended at byte {entry.begin + done} while tensor {name!r} was read, "
-                        f"expected to reach {entry.end}: was the file changed?"
-                    )
-                done += count
-    except OSError as error:
-        raise CheckpointError(f"{entry.file}: cannot be read: {error.strerror}") from error
-    return _convert(stored, dtype)
-
-
-def _convert(stored: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    if stored.dtype == dtype:
-        return stored
-    result = _aligned(stored.shape, dtype)
-    if stored.dtype == DType.BF16.numpy and dtype == np.float32:
-        # bfloat16 is the upper half of a float32: ten times faster than the cast through ml_dtypes.
-        bits = result.view(np.uint32)
-        bits[...] = stored.view(np.uint16)
-        bits <<= 16
-    else:
-        with np.errstate(over="ignore"):
-            result[...] = stored.astype(dtype)
-    return result
+def _read(entry: Entry, name: str, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    stored = aligned(entry.shape, STORED[entry.dtype].numpy)
+    read_into(stored, entry, name)
+    return convert(stored, dtype)

@@ -51,9 +51,13 @@ class TensorStore:
             f"{folder}: no weights: expected {_SINGLE} or {_INDEX} (zml reads the safetensors format)"
         )
 
-    def view(self, dtype: Any = None) -> View:
-        """Where a model declares its tensors from. `dtype`: what they are held in; None: as they are stored."""
-        return View(str(self.where), self.entries, None if dtype is None else DType.of(dtype))
+    def view(self, dtype: Any = None, *, quantize: str | None = None) -> View:
+        """Where a model declares its tensors from. `dtype`: what they are held in; None: as they are stored.
+
+        `quantize` is the format of weights whose layers can do with less, see View.
+        """
+        dtype = None if dtype is None else DType.of(dtype)
+        return View(str(self.where), self.entries, dtype, quantize=quantize)
 
     def check(self, model: Any) -> list[str]:
         """Refuses tensors of a model that are missing or of another shape or type, all named in one error.
@@ -93,7 +97,10 @@ def _faults(entry: Entry, tensor: Tensor) -> list[str]:
     name, faults = tensor.source.name, []
     if entry.shape != tensor.source.dims:
         faults.append(f"{name} is {list(entry.shape)}, expected {list(tensor.source.dims)}")
-    if STORED.get(entry.dtype) != tensor.dtype and not (
+    if tensor.source.quantized is not None:
+        if entry.dtype not in FLOATS:
+            faults.append(f"{name} is {entry.dtype}, expected {' or '.join(FLOATS)} to quantize")
+    elif STORED.get(entry.dtype) != tensor.dtype and not (
         entry.dtype in FLOATS and any(tensor.dtype == STORED[x] for x in FLOATS)
     ):
         same = next((stored for stored, dtype in STORED.items() if dtype == tensor.dtype), None)

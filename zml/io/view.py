@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from zml.declared import Repeat, Source
+from zml.declared import Quantized, Repeat, Source
 from zml.dtypes import DType
-from zml.errors import CheckpointError, ShapeError
+from zml.errors import CheckpointError, ShapeError, UnsupportedError
 from zml.io.safetensors import STORED, Entry
+from zml.kernels.cpu.formats import Format
 from zml.shape import AxisPartition, Shape
 from zml.tensor import Tensor
 
@@ -27,15 +28,33 @@ class View:
     entries: Mapping[str, Entry] | None
     dtype: DType | None
     path: str = ""
+    quantize: str | None = None
+    """The format of weights that layers declare as quantized where they can; None: none are."""
+    shards: int = 1
+    """How often a logical axis cuts: quantized weights are cut in whole blocks only."""
+
+    def __post_init__(self) -> None:
+        if self.quantize is not None and self.quantize not in list(Format):
+            raise UnsupportedError(
+                f"quantize={self.quantize!r}: expected one of {', '.join(Format)}, or None"
+            )
 
     @staticmethod
-    def blank(dtype: Any) -> View:
+    def blank(dtype: Any, *, quantize: str | None = None) -> View:
         """A view of no checkpoint, in which every tensor is there and of that element type."""
-        return View("no checkpoint", None, DType.of(dtype))
+        return View("no checkpoint", None, DType.of(dtype), quantize=quantize)
+
+    def over(self, shards: int) -> View:
+        """The same for a model whose logical axis cuts so often."""
+        return replace(self, shards=shards)
+
+    def quantized(self, format: str | None) -> View:
+        """The same with another format for quantized weights."""
+        return replace(self, quantize=format)
 
     def prefix(self, name: str) -> View:
         """The view one level, or with dots several levels, further in."""
-        return View(self.where, self.entries, self.dtype, self._full(name))
+        return replace(self, path=self._full(name))
 
     def layer(self, index: int) -> View:
         """The view of a numbered part."""
@@ -78,6 +97,38 @@ class View:
                 f"{math.prod(stored)} are stored"
             )
         return Tensor.declare(shape, source=Source(full, stored, repeat))
+
+    def packed(
+        self,
+        name: str,
+        rows: int,
+        columns: int,
+        format: str,
+        /,
+        *,
+        times: int = 1,
+        span: int = 1,
+        **partitions: AxisPartition,
+    ) -> tuple[Tensor, Tensor]:
+        """Declares a matrix [rows, columns] that is quantized as it is loaded: its values and its scales.
+
+        They are {rows, groups, packed} and {rows, groups, lanes}, or {rows, lanes} where a row has one scale, in blocks
+        as zml.kernels.cpu.formats has them; `partitions` are of rows and groups. Each run of `span` stored rows comes
+        `times` over, which `rows` counts.
+        """
+        f, how = Format(format), Quantized(format, times, span)
+        stored = (rows // times, columns)
+        declared = []
+        for part, dims, dtype, last in (
+            ("values", f.values_dims(rows, columns), f.values_dtype, "packed"),
+            ("scales", f.scales_dims(rows, columns), f.scales_dtype, "lanes"),
+        ):
+            tags = ("rows", "groups")[: len(dims) - 1]
+            cuts = {tag: cut for tag, cut in partitions.items() if tag in tags}
+            shape = Shape(dict(zip((*tags, last), dims, strict=True)), dtype, cuts)
+            source = Source(self._full(name), stored, quantized=how, part=part)
+            declared.append(Tensor.declare(shape, source=source))
+        return declared[0], declared[1]
 
     def _full(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name

@@ -22,6 +22,8 @@ from zml.tokenizer import StopFilter, TextStream, Tokenizer
 _LOG = log.get("llm")
 DEFAULT_SEQLEN = 2048
 """The context length where neither the user nor the model sets a smaller one."""
+QUANTIZE = ("none", "int8", "int4")
+"""What weights can be quantized to."""
 
 
 @dataclass
@@ -63,13 +65,17 @@ class Engine:
         dtype: str = "auto",
         seqlen: int | None = None,
         backend: str = "auto",
+        quantize: str = "none",
     ) -> "Engine":
         """Reads config and headers of a local checkpoint folder, and checks them against each other.
 
         dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is what the
         checkpoint stores; float32 on a cpu without native kernels, where XLA's products of 16-bit numbers are many
-        times slower. seqlen: the context in tokens. backend: auto, or an attention backend.
+        times slower. seqlen: the context in tokens. backend: auto, or an attention backend. quantize: none, int8 or
+        int4, what weights are quantized to as they are loaded; embeddings, norms and biases are not.
         """
+        if quantize not in QUANTIZE:
+            raise UsageError(f"--quantize={quantize}: expected one of {', '.join(QUANTIZE)}")
         checkpoint = Checkpoint.open(model)
         arch = architecture(checkpoint.config.get("model_type"))
         config = arch.read_config(checkpoint.config)
@@ -86,7 +92,8 @@ class Engine:
                 "(max_position_embeddings in config.json)"
             )
         store = TensorStore.open(checkpoint.folder)
-        deployment = Deployment.of(platform, arch, config, store.view(dtype), seqlen, backend)
+        view = store.view(dtype, quantize=None if quantize == "none" else quantize)
+        deployment = Deployment.of(platform, arch, config, view, seqlen, backend)
         store.check(deployment.model)
         return Engine(checkpoint, deployment, store)
 

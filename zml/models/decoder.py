@@ -15,6 +15,7 @@ from zml.attention import Attention, KvCache, append
 from zml.attention import attention as reference
 from zml.declared import Repeat
 from zml.io import View
+from zml.kernels.cpu.formats import Format
 from zml.model_tree import model, static
 from zml.models.decoder_config import MODEL_AXIS, Config, LayerConfig
 from zml.nn import Embedding, Linear, Mlp, RmsNorm, Rope, project
@@ -164,12 +165,15 @@ class Decoder:
         view: View, config: Config, shards: int = 1, layer: type[Layer] = PreNormLayer, **norm: Any
     ) -> Decoder:
         """Declares a model by its Hugging Face names. `shards`: how often the logical axis `model` cuts."""
+        view = view.over(shards)
         inner = view.prefix("model")
         voc, d = config.vocab_size, config.hidden_size
         head = None
         if not config.tied_embeddings:
             cut = cut_or_whole("vocab_size", voc, shards)
-            head = Linear.init(view.prefix("lm_head"), {"voc": voc}, {"d": d}, voc=cut)
+            # What int4 loses here shows in every token: llama.cpp has six bits or more there too.
+            finer = view.quantized(Format.INT8) if view.quantize == Format.INT4 else view
+            head = Linear.init(finer.prefix("lm_head"), {"voc": voc}, {"d": d}, voc=cut)
         if config.heads % shards:
             _LOG.warning(
                 "%d heads do not divide by %d devices: every device computes the attention of all heads",

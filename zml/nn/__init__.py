@@ -3,6 +3,7 @@
 from zml.nn.linear import Embedding, Linear, project
 from zml.nn.mlp import ACTIVATIONS, Mlp
 from zml.nn.norm import LayerNorm, RmsNorm
+from zml.nn.quantized import QuantizedWeight
 from zml.nn.rope import Layout, Rope
 from zml.nn.sampling import SamplingParameters, TokenCounts, sample
 
@@ -13,6 +14,7 @@ __all__ = [
     "Layout",
     "Linear",
     "Mlp",
+    "QuantizedWeight",
     "RmsNorm",
     "Rope",
     "SamplingParameters",

@@ -13,6 +13,7 @@ from zml.errors import ShapeError
 from zml.io.view import View
 from zml.model_tree import model, static
 from zml.nn.product import products
+from zml.nn.quantized import QuantizedWeight
 from zml.shape import AxisPartition
 from zml.tensor import Tensor
 
@@ -21,7 +22,7 @@ from zml.tensor import Tensor
 class Linear:
     """y = W x + b. The weight has the tags of the result, then those of the input that it sums over."""
 
-    weight: Tensor
+    weight: Tensor | QuantizedWeight
     bias: Tensor | None
     inner: tuple[str, ...] = static()
     """The tags of the weight that are summed over."""
@@ -41,7 +42,7 @@ class Linear:
 
         `Linear.init(view.prefix("q_proj"), {"h": 32, "hd": 128}, {"d": 4096}, h="model")`. `repeat` is for heads that
         come several times over: `out` counts the repeats. Partitions may be of any axis of the weight; the bias takes
-        those of its own. Raises ShapeError for tags that out and inner share, and for a repeat that does not fit.
+        those of its own. Where the view says so the weight is quantized. Raises ShapeError for tags that out and inner share, and for a repeat that does not fit.
         """
         shared = [tag for tag in out if tag in inner]
         if shared or not inner:
@@ -52,9 +53,13 @@ class Linear:
             )
         once = out if repeat is None else repeat.once("Linear.init", out)
         rows, columns = math.prod(once.values()), math.prod(inner.values())
-        weight = view.tensor(
-            "weight", {**out, **inner}, stored=(rows, columns), repeat=repeat, **partitions
-        )
+        weight: Tensor | QuantizedWeight
+        if QuantizedWeight.suits(view, inner):
+            weight = QuantizedWeight.init(view, "weight", out, inner, repeat=repeat, **partitions)
+        else:
+            weight = view.tensor(
+                "weight", {**out, **inner}, stored=(rows, columns), repeat=repeat, **partitions
+            )
         if not bias:
             return cls(weight, None, tuple(inner))
         cuts = {tag: cut for tag, cut in partitions.items() if tag in out}

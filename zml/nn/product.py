@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from zml.dtypes import DType
+from zml.kernels.cpu.formats import Packed
 from zml.model_tree import is_leaf
+from zml.nn.quantized import QuantizedWeight
 from zml.ops import memory
 from zml.shape import REPLICATED, Shape
 from zml.sharding import manual, manual_computation
@@ -62,7 +64,10 @@ def gated_product(x: Tensor, gate: Linear, up: Linear, activation: str) -> Tenso
 
 
 def _by_xla(x: Tensor, layer: Linear, dtype: DType | None) -> Tensor:
-    y = x.dot(layer.weight, *layer.inner, dtype=dtype)
+    weight = layer.weight
+    if isinstance(weight, QuantizedWeight):
+        weight = weight.dense(x.dtype)
+    y = x.dot(weight, *layer.inner, dtype=dtype)
     return y if layer.bias is None else y + layer.bias.convert(y.dtype).broadcast(y.shape)
 
 
@@ -79,8 +84,7 @@ def _native(x: Tensor, layers: Sequence[Linear]) -> bool:
         # Stored row-major: the results' axes, then those summed over.
         and layer.weight.tags[-len(inner) :] == inner
         and all(tag in x.tags and x.dim(tag) == layer.weight.dim(tag) for tag in inner)
-        and linear.supports(x.dtype.numpy, layer.weight.dtype.numpy)
-        and x.dtype in (layer.weight.dtype, DType.F32)
+        and linear.supports(x.dtype.numpy, layer.weight)
         for layer in layers
     )
 
@@ -139,7 +143,9 @@ def _rows(x: Tensor, inner: Sequence[str]) -> jax.Array:
     return x.transpose(*rest, *inner).value.reshape(-1, columns)
 
 
-def _matrix(layer: Linear) -> Any:
+def _matrix(layer: Linear) -> jax.Array | Packed:
+    if isinstance(layer.weight, QuantizedWeight):
+        return layer.weight.packed
     columns = math.prod(layer.weight.dim(tag) for tag in layer.inner)
     return layer.weight.value.reshape(-1, columns)
 

@@ -72,10 +72,25 @@ def load() -> Library | Missing:
     isa: bytes | None = symbols.zml_cpu_isa()
     if isa is None:
         raise UsageError(symbols.zml_cpu_error().decode())
+    _declare(symbols)
     for name in HANDLERS:
         handler = getattr(symbols, name)
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     return Library(path, isa.decode(), int(symbols.zml_cpu_processors()), symbols)
+
+
+def _declare(symbols: ctypes.CDLL) -> None:
+    """What the functions take that Python calls itself."""
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    symbols.zml_cpu_quantize.argtypes = [
+        ctypes.c_int32,
+        ctypes.c_int32,
+        pointer,
+        size,
+        size,
+        pointer,
+        pointer,
+    ]
 
 
 def available() -> bool:

@@ -11,9 +11,14 @@
 
 namespace zml::cpu {
 
+namespace ZML_ISA {
+extern const QuantizeKernels kQuantize;
+}
+
 extern const Kernels ZML_TABLE(ZML_ISA);
 const Kernels ZML_TABLE(ZML_ISA) = {
     .name = ZML_NAME(ZML_ISA),
+    .quantize = &ZML_ISA::kQuantize,
 };
 
 }  // namespace zml::cpu

@@ -20,10 +20,12 @@ enum class Format : int32_t { kDense, kInt8, kInt8Channel, kInt4 };
 struct LinearKernels;
 struct GemmKernels;
 struct AttentionKernels;
+struct QuantizeKernels;
 
 struct Kernels {
   // What ZML_CPU_ISA calls it.
   const char* name;
+  const QuantizeKernels* quantize;
 };
 
 }  // namespace zml::cpu
