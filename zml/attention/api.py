@@ -62,6 +62,7 @@ class Backend(enum.StrEnum):
 
 # A backend is a file and a line here.
 _MODULES = {
+    Backend.CPU_FLASH: "zml.attention.cpu_flash",
     Backend.VANILLA: "zml.attention.vanilla",
 }
 

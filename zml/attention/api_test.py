@@ -8,6 +8,7 @@ import pytest
 from zml.attention import Attention, Backend, KvCache, Parameters, attention
 from zml.attention.base import Metadata
 from zml.errors import ShapeError, UnsupportedError, UsageError
+from zml.kernels.cpu import library
 from zml.model_tree import leaves
 from zml.tensor import Tensor
 
@@ -26,12 +27,34 @@ def _inputs(**changes: int) -> list[Tensor]:
     return [_zeros(q=dims["q"], h=dims["h"], hd=dims["hd"]), cached, cached]
 
 
+class _Cuda:
+    target = "cuda"
+
+
+class _Plugin(_Cpu):
+    has_kernels = False
+
+
 def test_auto_takes_what_is_available() -> None:
-    assert Backend.auto(_Cpu()) is Backend.VANILLA
+    native = Backend.CPU_FLASH if library.available() else Backend.VANILLA
+    assert Backend.auto(_Cpu()) is native
+    assert Backend.auto(_Cuda()) is Backend.VANILLA
+    assert Backend.auto(_Plugin()) is Backend.VANILLA
     assert bool(Backend.VANILLA.is_available(_Cpu()))
     missing = Backend.CUDA_FA3.is_available(_Cpu())
     assert not missing
     assert missing.reason == "not in this build"
+
+
+@pytest.mark.parametrize(
+    ("platform", "said"),
+    [(_Cuda(), "for the CPU, not for cuda"), (_Plugin(), "no native kernels"), (_Cpu(), "lost")],
+)
+def test_the_native_backend_says_why_it_is_not_available(
+    platform: _Cpu | _Cuda, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "load", lambda: library.Missing("lost"))
+    assert said in str(Backend.CPU_FLASH.is_available(platform).reason)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +63,7 @@ def test_auto_takes_what_is_available() -> None:
 def test_a_backend_that_is_not_there_is_an_error_that_names_those_that_are(
     name: str, said: str
 ) -> None:
-    with pytest.raises(UnsupportedError, match=f"{name}.*{said}; there is vanilla"):
+    with pytest.raises(UnsupportedError, match=f"{name}.*{said}; there is cpu_flash, vanilla"):
         Attention.using(name)
 
 

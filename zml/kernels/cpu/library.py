@@ -13,7 +13,7 @@ import jax
 
 from zml.errors import UsageError
 
-HANDLERS: tuple[str, ...] = ()
+HANDLERS: tuple[str, ...] = ("zml_cpu_attention",)
 """The library's FFI handlers: the symbols, and what programs call them by."""
 
 PATH_VARIABLE = "ZML_CPU_KERNELS"

@@ -2,8 +2,6 @@
 
 #include "zml/kernels/cpu/native/kernels.h"
 
-#include "zml/kernels/cpu/native/simd.h"
-
 #define ZML_NAME_(x) #x
 #define ZML_NAME(x) ZML_NAME_(x)
 #define ZML_TABLE_(x) kKernels_##x
@@ -12,12 +10,14 @@
 namespace zml::cpu {
 
 namespace ZML_ISA {
+extern const AttentionKernels kAttention;
 extern const QuantizeKernels kQuantize;
-}
+}  // namespace ZML_ISA
 
 extern const Kernels ZML_TABLE(ZML_ISA);
 const Kernels ZML_TABLE(ZML_ISA) = {
     .name = ZML_NAME(ZML_ISA),
+    .attention = &ZML_ISA::kAttention,
     .quantize = &ZML_ISA::kQuantize,
 };
 

@@ -25,6 +25,7 @@ struct QuantizeKernels;
 struct Kernels {
   // What ZML_CPU_ISA calls it.
   const char* name;
+  const AttentionKernels* attention;
   const QuantizeKernels* quantize;
 };
 
