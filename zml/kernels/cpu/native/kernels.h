@@ -24,6 +24,7 @@ struct AttentionKernels;
 struct Kernels {
   // What ZML_CPU_ISA calls it.
   const char* name;
+  const LinearKernels* linear;
 };
 
 }  // namespace zml::cpu
