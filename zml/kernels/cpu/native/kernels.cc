@@ -11,9 +11,14 @@
 
 namespace zml::cpu {
 
+namespace ZML_ISA {
+extern const LinearKernels kLinear;
+}  // namespace ZML_ISA
+
 extern const Kernels ZML_TABLE(ZML_ISA);
 const Kernels ZML_TABLE(ZML_ISA) = {
     .name = ZML_NAME(ZML_ISA),
+    .linear = &ZML_ISA::kLinear,
 };
 
 }  // namespace zml::cpu

@@ -5,9 +5,10 @@
 #include <cstdint>
 
 #include "zml/kernels/cpu/native/kernels.h"
-#include "zml/kernels/cpu/native/parallel.h"
 
 namespace zml::cpu {
+
+class Pool;
 
 // What is done with the sums of a gate; kNone: there is no gate.
 enum class Activation : int32_t { kNone, kSilu, kGelu, kGeluTanh, kQuickGelu, kRelu, kRelu2, kSigmoid };
