@@ -31,7 +31,7 @@ class Scratch(threading.local):
 
 
 class Quantizing:
-    """A stored matrix [n, columns] on its way into packed arrays. Chunks may be taken in any order, by several threads."""
+    """A stored matrix [n, columns] on its way into packed arrays. Threads may take its chunks in any order."""
 
     def __init__(self, entry: Entry, name: str, how: Quantized, scratch: Scratch) -> None:
         self._entry = entry

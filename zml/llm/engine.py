@@ -69,8 +69,8 @@ class Engine:
     ) -> "Engine":
         """Reads config and headers of a local checkpoint folder, and checks them against each other.
 
-        dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is what the
-        checkpoint stores; float32 on a cpu without native kernels, where XLA's products of 16-bit numbers are many
+        dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is what
+        the checkpoint stores; float32 on a cpu without native kernels, where XLA's products of 16-bit numbers are many
         times slower. seqlen: the context in tokens. backend: auto, or an attention backend. quantize: none, int8 or
         int4, what weights are quantized to as they are loaded; embeddings, norms and biases are not.
         """

@@ -42,7 +42,8 @@ class Linear:
 
         `Linear.init(view.prefix("q_proj"), {"h": 32, "hd": 128}, {"d": 4096}, h="model")`. `repeat` is for heads that
         come several times over: `out` counts the repeats. Partitions may be of any axis of the weight; the bias takes
-        those of its own. Where the view says so the weight is quantized. Raises ShapeError for tags that out and inner share, and for a repeat that does not fit.
+        those of its own. Where the view says so the weight is quantized. Raises ShapeError for tags that out and inner
+        share, and for a repeat that does not fit.
         """
         shared = [tag for tag in out if tag in inner]
         if shared or not inner:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def products(x: Tensor, layers: Sequence[Linear], dtype: DType | None = None) -> tuple[Tensor, ...]:
-    """The results {.., out} of layers that sum over the same axes of x {.., inner}; `dtype` is theirs, by default x's."""
+    """The results {.., out} of layers that sum over the same axes of x {.., inner}, in `dtype` or the type of x."""
     if not _native(x, layers):
         return tuple(_by_xla(x, layer, dtype) for layer in layers)
 
@@ -50,17 +50,34 @@ def gated_product(x: Tensor, gate: Linear, up: Linear, activation: str) -> Tenso
         return None
     from zml.kernels.cpu import linear
 
-    if activation not in linear.ACTIVATIONS or gate.bias is not None or up.bias is not None:
+    name = _KERNEL_NAMES.get(activation)
+    if name is None or gate.bias is not None or up.bias is not None:
         return None
 
     def compute(x: Tensor, gate: Linear, up: Linear) -> tuple[Tensor, ...]:
         matrices = _matrix(gate), _matrix(up)
-        y = linear.gated(_rows(x, gate.inner), *matrices, activation)
+        y = linear.gated(_rows(x, gate.inner), *matrices, name)
         return (_tagged(x, gate, y),)
 
     if any(isinstance(gate.weight.shape.partition(tag), str) for tag in gate.inner):
         return None  # what each device has is a part of the sums, which the activation must not see
     return _on_shards(compute, x, (gate, up), None, results=1)[0]
+
+
+_KERNEL_NAMES = {
+    "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+    "sigmoid": "sigmoid",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""What the kernels call the activations of config.json."""
 
 
 def _by_xla(x: Tensor, layer: Linear, dtype: DType | None) -> Tensor:
@@ -84,7 +101,8 @@ def _native(x: Tensor, layers: Sequence[Linear]) -> bool:
         # Stored row-major: the results' axes, then those summed over.
         and layer.weight.tags[-len(inner) :] == inner
         and all(tag in x.tags and x.dim(tag) == layer.weight.dim(tag) for tag in inner)
-        and linear.supports(x.dtype.numpy, layer.weight)
+        and linear.supports(x.dtype.numpy)
+        and (isinstance(layer.weight, QuantizedWeight) or x.dtype == layer.weight.dtype)
         for layer in layers
     )
 
@@ -153,4 +171,7 @@ def _matrix(layer: Linear) -> jax.Array | Packed:
 def _tagged(x: Tensor, layer: Linear, y: jax.Array) -> Tensor:
     rest = [tag for tag in x.tags if tag not in layer.inner]
     dims = [x.dim(tag) for tag in rest] + [layer.weight.dim(tag) for tag in layer.out]
-    return x.derive(y.reshape(dims), (*rest, *layer.out), layer.weight)
+    cuts = layer.weight.shape
+    shape = Shape(dict(zip(layer.out, dims[len(rest) :], strict=True)), y.dtype)
+    shape = shape.partitioned(**{tag: cuts.partition(tag) for tag in layer.out})
+    return x.derive(y.reshape(dims), (*rest, *layer.out), Tensor.declare(shape))

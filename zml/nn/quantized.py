@@ -54,8 +54,8 @@ class QuantizedWeight:
     ) -> QuantizedWeight:
         """Declares a matrix stored as [prod(out), prod(inner)], in the format of the view.
 
-        Blocks are cut where `partitions` cut the first axis of `out`, groups where they cut the first of `inner`; each of
-        the view's shards must then have whole ones. Else every device has all of the weight.
+        Blocks are cut where `partitions` cut the first axis of `out`, groups where they cut the first of `inner`; each
+        of the view's shards must then have whole ones. Else every device has all of the weight.
         """
         format = Format(view.quantize or "")
         rows, columns = math.prod(out.values()), math.prod(inner.values())
@@ -77,7 +77,10 @@ class QuantizedWeight:
         times, span = 1, 1
         if repeat is not None:
             axes = list(out)
-            times, span = repeat.times, math.prod(out[t] for t in axes[axes.index(repeat.tag) + 1 :])
+            times, span = (
+                repeat.times,
+                math.prod(out[t] for t in axes[axes.index(repeat.tag) + 1 :]),
+            )
         values, scales = view.packed(name, rows, columns, format, times=times, span=span, **cuts)
         return cls(values, scales, format, tuple(out.items()), tuple(inner.items()))
 

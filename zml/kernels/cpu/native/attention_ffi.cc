@@ -31,15 +31,6 @@ bool Read(std::string_view axes, ffi::AnyBuffer::Dimensions dims, Operand& to) {
   return true;
 }
 
-bool Read(ffi::DataType type, Type& to) {
-  switch (type) {
-    case ffi::DataType::F32: to = Type::kF32; return true;
-    case ffi::DataType::BF16: to = Type::kBF16; return true;
-    case ffi::DataType::F16: to = Type::kF16; return true;
-    default: return false;
-  }
-}
-
 ffi::Error Run(ffi::ThreadPool threads, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::Buffer<ffi::S32> start,
                ffi::Buffer<ffi::S32> lengths, ffi::Result<ffi::AnyBuffer> out, std::string_view q_axes,
                std::string_view k_axes, bool causal, int64_t window, float softcap, float scale) {
@@ -49,7 +40,7 @@ ffi::Error Run(ffi::ThreadPool threads, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi:
       !Read(q_axes, out->dimensions(), of_out)) {
     return Invalid("attention: the axes do not fit the operands");
   }
-  if (!Read(q.element_type(), task.type) || !Read(k.element_type(), task.cache) || v.element_type() != k.element_type() ||
+  if (!ReadType(q.element_type(), task.type) || !ReadType(k.element_type(), task.cache) || v.element_type() != k.element_type() ||
       out->element_type() != q.element_type()) {
     return Invalid("attention: the element types do not fit");
   }

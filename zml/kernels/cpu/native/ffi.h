@@ -7,6 +7,7 @@
 
 #include "xla/ffi/api/ffi.h"
 #include "zml/kernels/cpu/native/isa.h"
+#include "zml/kernels/cpu/native/kernels.h"
 #include "zml/kernels/cpu/native/parallel.h"
 
 namespace zml::cpu {
@@ -21,6 +22,16 @@ class FfiPool final : public Pool {
  private:
   xla::ffi::ThreadPool pool_;
 };
+
+// The element type of a buffer; false if it is none of ours.
+inline bool ReadType(xla::ffi::DataType type, Type& to) {
+  switch (type) {
+    case xla::ffi::DataType::F32: to = Type::kF32; return true;
+    case xla::ffi::DataType::BF16: to = Type::kBF16; return true;
+    case xla::ffi::DataType::F16: to = Type::kF16; return true;
+    default: return false;
+  }
+}
 
 inline xla::ffi::Error Invalid(const std::string& what) { return xla::ffi::Error::InvalidArgument(what); }
 

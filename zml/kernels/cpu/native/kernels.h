@@ -17,15 +17,16 @@ enum class Format : int32_t { kDense, kInt8, kInt8Channel, kInt4 };
 
 // The tables of a kind each; their headers say what is in them. A kind's kernels are in kernels_KIND.cc, which is compiled
 // once for each instruction set.
-struct LinearKernels;
-struct GemmKernels;
 struct AttentionKernels;
+struct GemmKernels;
+struct LinearKernels;
 struct QuantizeKernels;
 
 struct Kernels {
   // What ZML_CPU_ISA calls it.
   const char* name;
   const AttentionKernels* attention;
+  const LinearKernels* linear;
   const QuantizeKernels* quantize;
 };
 

@@ -1,0 +1,105 @@
+#include "zml/kernels/cpu/native/linear.h"
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "zml/kernels/cpu/native/parallel.h"
+
+namespace zml::cpu {
+namespace {
+
+// The bytes of weights that a worker takes at a time: much more than what taking them costs, and few enough that none of the
+// workers is left with work for long when the others are done.
+constexpr size_t kPartBytes = 64 * 1024;
+// Parts are of whole blocks of rows of the packed formats.
+constexpr size_t kBlock = 16;
+
+size_t Ceil(size_t a, size_t b) { return (a + b - 1) / b; }
+
+size_t RowBytes(const Weight& weight, size_t k) {
+  switch (weight.format) {
+    case Format::kDense:
+      return weight.type == Type::kF32 ? 4 * k : 2 * k;
+    case Format::kInt4:
+      return k / 2;
+    default:
+      return k;
+  }
+}
+
+// Memory of this thread for x, kept for the next call.
+char* Scratch(size_t bytes) {
+  constexpr std::align_val_t kAlignment{64};
+  struct Block {
+    char* data = nullptr;
+    size_t size = 0;
+    ~Block() { ::operator delete(data, kAlignment); }
+  };
+  static thread_local Block block;
+  if (block.size < bytes) {
+    ::operator delete(block.data, kAlignment);
+    block.size = 0;
+    block.data = static_cast<char*>(::operator new(bytes, kAlignment));
+    block.size = bytes;
+  }
+  return block.data;
+}
+
+const void* At(const void* x, Type type, size_t i) {
+  return x == nullptr ? nullptr : static_cast<const char*>(x) + i * (type == Type::kF32 ? 4 : 2);
+}
+
+// The rows of x from `row` on, at most kMaxRows.
+void Few(const LinearKernels& kernels, Pool& pool, size_t workers, const LinearTask& task, size_t row, size_t m) {
+  const bool gated = task.activation != Activation::kNone;
+  const size_t outputs = gated ? 1 : task.count, k = task.k;
+
+  // As many rows of a weight at a time as are worth it, but enough parts for all workers.
+  const size_t row_bytes = RowBytes(task.weights[0], k) * (gated ? 2 : 1);
+  size_t part_rows = std::min(kMaxPart, Ceil(kPartBytes, (row_bytes + 1) * kBlock) * kBlock), parts = 0;
+  for (;; part_rows = Ceil(part_rows / 2, kBlock) * kBlock) {
+    parts = 0;
+    for (size_t i = 0; i < outputs; ++i) parts += Ceil(task.weights[i].n, part_rows);
+    if (part_rows == kBlock || parts >= 4 * workers) break;
+  }
+
+  char* prepared = Scratch(kernels.prepared_bytes(task.weights[0], task.x_type, m, k));
+  kernels.prepare(task.weights[0], task.x_type, At(task.x, task.x_type, row * k), m, k, prepared);
+
+  Parallel(pool, workers, parts, [&](size_t part, size_t) {
+    size_t i = 0;
+    for (size_t of_weight; part >= (of_weight = Ceil(task.weights[i].n, part_rows)); ++i) part -= of_weight;
+    const size_t n = task.weights[i].n, begin = part * part_rows, end = std::min(n, begin + part_rows);
+    alignas(64) float sums[2][kMaxRows * kMaxPart];
+    for (size_t side = 0; side < (gated ? 2 : 1); ++side) {
+      kernels.multiply(task.weights[i + side], task.x_type, prepared, m, k, begin, end, sums[side], kMaxPart);
+    }
+    for (size_t r = 0; r < m; ++r) {
+      kernels.finish({
+          .n = end - begin,
+          .sums = sums[0] + r * kMaxPart,
+          .up = gated ? sums[1] + r * kMaxPart : nullptr,
+          .bias_type = task.bias_type,
+          .bias = At(task.bias[i], task.bias_type, begin),
+          .up_bias = gated ? At(task.bias[1], task.bias_type, begin) : nullptr,
+          .activation = task.activation,
+          .y_type = task.y_type,
+          .y = const_cast<void*>(At(task.y[i], task.y_type, (row + r) * n + begin)),
+      });
+    }
+  });
+}
+
+}  // namespace
+
+void Linear(const Kernels& kernels, Pool& pool, size_t workers, const LinearTask& task) {
+  const size_t blocks = Ceil(task.m, kMaxRows);
+  for (size_t block = 0, row = 0; block < blocks; ++block) {
+    const size_t m = Ceil(task.m - row, blocks - block);
+    Few(*kernels.linear, pool, workers, task, row, m);
+    row += m;
+  }
+}
+
+}  // namespace zml::cpu
