@@ -46,7 +46,7 @@ trixie() {
   private "$@" -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=-
 }
 
-# One line `G GROUP ARCH NAME` for each member of a group, and the record of each package as apt-cache shows it.
+# One line `G GROUP ARCH NAME` for each member of a group, `O GROUP NAME` for each one left out, and the record of each package as apt-cache shows it.
 for arch in $architectures; do
   rm -rf "$work/cache" && mkdir -p "$work/cache/archives/partial"
   trixie "$arch" apt-get update -qq >&2 || die "the index of $suite for $arch at $mirror could not be read or its signature is bad (see above)"
@@ -57,12 +57,9 @@ for arch in $architectures; do
     done
     resolved=$(trixie "$arch" apt-get --print-uris -qq install "${roots[@]}" | awk '{ sub(/_.*/, "", $2); print $2 }' | sort -u) ||
       die "apt finds no way to install ${roots[*]} for $arch"
-    for name in $omitted; do
-      grep -qx -- "$name" <<<"$resolved" || die "packages.txt leaves $name out of $group, which does not depend on it on $arch: remove -$name"
-    done
     names=()
     for name in $resolved; do
-      case $omitted in *" $name "*) continue ;; esac
+      case $omitted in *" $name "*) echo "O $group $name" && continue ;; esac
       echo "G $group $arch $name"
       names+=("$name")
     done
@@ -70,8 +67,17 @@ for arch in $architectures; do
   done
 done >"$work/resolved"
 
+# A name that is left out for nothing is a mistake, or is left from an earlier version of the packages.
+grep -v '^ *\(#\|$\)' "$folder/packages.txt" | while IFS=': ' read -r group words; do
+  for word in $words; do
+    [ "$word" = "${word#-}" ] || grep -qx -- "O $group ${word#-}" "$work/resolved" ||
+      die "packages.txt leaves ${word#-} out of $group, which does not depend on it: remove $word"
+  done
+done
+
 awk -v suite="$suite" '
   function quoted(s) { return "\"" s "\"" }
+  $1 == "O" && NF == 3 { next }
   $1 == "G" && NF == 4 {
     if (!($2 in members)) { groups[++ngroups] = $2; members[$2] = "" }
     key = $2 SUBSEP $3

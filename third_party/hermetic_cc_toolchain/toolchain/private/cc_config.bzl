@@ -41,6 +41,13 @@ _BAZEL_CPU = {
     for target in TARGETS
 }
 
+# Feature, as Bazel's own toolchains name it -> clang's name of the sanitizer.
+SANITIZERS = {
+    "asan": "address",
+    "tsan": "thread",
+    "ubsan": "undefined",
+}
+
 def _flags(actions, flags, mode = None):
     """A flag set for some actions, in one compilation mode or in all."""
     return flag_set(
@@ -142,6 +149,25 @@ def _macho_link_flags(target, root, runtime):
         ]),
     ]
 
+def _sanitizer_features(files):
+    """One feature a sanitizer; none without run-time libraries, of which clang wants the folder above lib/linux/."""
+    folders = {file.dirname.removesuffix("/lib/linux"): None for file in files if file.basename.startswith("libclang_rt.")}
+    if not folders:
+        return []
+    return [
+        feature(name = name, flag_sets = [
+            # Before the flags of the compilation mode, of which -O2 has the last word. Lines are for the reports.
+            _flags(_COMPILE, ["-fsanitize=" + sanitizer, "-fno-sanitize-recover=" + sanitizer, "-O1", "-gline-tables-only"]),
+            _flags(_LINK, [
+                "-fsanitize=" + sanitizer,
+                # operator new and delete among them, although the driver is called as that of C.
+                "-fsanitize-link-c++-runtime",
+                "-resource-dir=" + folders.keys()[0],
+            ]),
+        ])
+        for name, sanitizer in SANITIZERS.items()
+    ]
+
 def _library_type(value):
     return variable_with_value(name = "libraries_to_link.type", value = value)
 
@@ -204,7 +230,7 @@ def _zig_cc_config_impl(ctx):
                 "strip": "tools/unsupported",
             }.items()
         ],
-        features = [feature(name = mode) for mode in ("dbg", "fastbuild", "opt")] + [
+        features = [feature(name = mode) for mode in ("dbg", "fastbuild", "opt")] + _sanitizer_features(ctx.files.sanitizers) + [
             _archive_feature(),
             feature(name = "zig_compile", enabled = True, flag_sets = _compile_flags(target, root)),
             feature(name = "zig_link", enabled = True, flag_sets =
@@ -225,6 +251,7 @@ zig_cc_config = rule(
         "target": attr.string(mandatory = True, doc = "The target's zig name."),
         # Built for the execution platform's configuration, which is one for all compilation modes of the target.
         "runtime": attr.label(mandatory = True, allow_single_file = True, cfg = "exec"),
+        "sanitizers": attr.label(doc = "Files of compiler-rt, or an empty filegroup."),
     },
     provides = [CcToolchainConfigInfo],
 )

@@ -1,7 +1,7 @@
 """The targets of `@zig_host`: a cc_toolchain for each target."""
 
 load("@rules_cc//cc/toolchains:cc_toolchain.bzl", "cc_toolchain")
-load(":cc_config.bzl", "zig_cc_config")
+load(":cc_config.bzl", "SANITIZERS", "zig_cc_config")
 load(":runtime.bzl", "zig_runtime")
 load(":targets.bzl", "CXX_INCLUDES", "TARGETS")
 
@@ -20,8 +20,17 @@ _RUNTIME_SOURCES = [
 def _lib(patterns):
     return native.glob(["lib/" + pattern for pattern in patterns])
 
-def declare_cc_toolchains():
-    """Declares `:<zig_name>` for every target."""
+def declare_cc_toolchains(sanitizers):
+    """Declares `:<zig_name>` for every target.
+
+    Args:
+      sanitizers: zig name of a target -> label of the sanitizers' run-time libraries
+    """
+    for feature in SANITIZERS:
+        native.config_setting(
+            name = feature,
+            values = {"features": feature},
+        )
     native.filegroup(
         name = "tools",
         srcs = ["zig"] + native.glob(["tools/*"]),
@@ -31,9 +40,16 @@ def declare_cc_toolchains():
         srcs = _lib([include + "/**" for include in CXX_INCLUDES]),
     )
     for target in TARGETS:
-        _declare(target)
+        _declare(target, sanitizers.get(target.zig_name))
 
-def _declare(target):
+def _with_sanitizers(value, otherwise):
+    """`value` where a sanitizer is on for the whole configuration, so that nothing is fetched where none is.
+
+    For attributes of rules that are built for the target: files of a toolchain are built for the execution platform.
+    """
+    return select({":" + feature: value for feature in SANITIZERS} | {"//conditions:default": otherwise})
+
+def _declare(target, sanitizers):
     name = target.zig_name
     native.filegroup(
         name = name + "_headers",
@@ -49,6 +65,7 @@ def _declare(target):
         name = name + "_config",
         target = name,
         runtime = ":{}_runtime".format(name),
+        sanitizers = _with_sanitizers(sanitizers, None) if sanitizers else None,
     )
     native.filegroup(
         name = name + "_compiler_files",
@@ -62,14 +79,18 @@ def _declare(target):
         name = name + "_all_files",
         srcs = [":{}_compiler_files".format(name), ":{}_linker_files".format(name)],
     )
+    native.filegroup(
+        name = name + "_sanitized_files",
+        srcs = [":{}_all_files".format(name)] + ([sanitizers] if sanitizers else []),
+    )
     cc_toolchain(
         name = name,
-        all_files = ":{}_all_files".format(name),
+        all_files = _with_sanitizers(":{}_sanitized_files".format(name), ":{}_all_files".format(name)),
         ar_files = ":tools",
         as_files = ":{}_compiler_files".format(name),
         compiler_files = ":{}_compiler_files".format(name),
         dwp_files = ":tools",
-        linker_files = ":{}_linker_files".format(name),
+        linker_files = _with_sanitizers(":{}_sanitized_files".format(name), ":{}_linker_files".format(name)),
         objcopy_files = ":tools",
         strip_files = ":tools",
         toolchain_config = ":{}_config".format(name),

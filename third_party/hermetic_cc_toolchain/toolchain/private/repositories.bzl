@@ -86,11 +86,15 @@ def _zig_host_impl(repository_ctx):
     repository_ctx.file("BUILD.bazel", """\
 load("@hermetic_cc_toolchain//toolchain/private:cc_toolchains.bzl", "declare_cc_toolchains")
 
-declare_cc_toolchains()
-""")
+declare_cc_toolchains(sanitizers = {sanitizers})
+""".format(sanitizers = repr(repository_ctx.attr.sanitizers)))
 
 zig_host = repository_rule(
     doc = "zig for this host, with a cc_toolchain for each target.",
     implementation = _zig_host_impl,
-    attrs = {"binary": attr.label(mandatory = True, allow_single_file = True)},
+    attrs = {
+        "binary": attr.label(mandatory = True, allow_single_file = True),
+        # Strings, so that nothing is fetched before a sanitizer is used.
+        "sanitizers": attr.string_dict(doc = "Zig name of a target -> label of the run-time libraries."),
+    },
 )
