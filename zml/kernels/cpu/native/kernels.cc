@@ -13,12 +13,14 @@ namespace zml::cpu {
 
 namespace ZML_ISA {
 extern const LinearKernels kLinear;
+extern const GemmKernels kGemm;
 }  // namespace ZML_ISA
 
 extern const Kernels ZML_TABLE(ZML_ISA);
 const Kernels ZML_TABLE(ZML_ISA) = {
     .name = ZML_NAME(ZML_ISA),
     .linear = &ZML_ISA::kLinear,
+    .gemm = &ZML_ISA::kGemm,
 };
 
 }  // namespace zml::cpu

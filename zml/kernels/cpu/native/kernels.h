@@ -25,6 +25,7 @@ struct Kernels {
   // What ZML_CPU_ISA calls it.
   const char* name;
   const LinearKernels* linear;
+  const GemmKernels* gemm;
 };
 
 }  // namespace zml::cpu
