@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -36,7 +36,7 @@ def products(x: Tensor, layers: Sequence[Linear], dtype: DType | None = None) ->
         results = linear.linear(
             _rows(x, layers[0].inner),
             [_matrix(layer) for layer in layers],
-            [None if layer.bias is None else layer.bias.value.reshape(-1) for layer in layers],
+            [_bias(layer) for layer in layers],
             dtype=None if dtype is None else dtype.numpy,
         )
         return tuple(_tagged(x, layer, y) for layer, y in zip(layers, results, strict=True))
@@ -50,34 +50,17 @@ def gated_product(x: Tensor, gate: Linear, up: Linear, activation: str) -> Tenso
         return None
     from zml.kernels.cpu import linear
 
-    name = _KERNEL_NAMES.get(activation)
-    if name is None or gate.bias is not None or up.bias is not None:
+    if activation not in linear.ACTIVATIONS:
         return None
 
     def compute(x: Tensor, gate: Linear, up: Linear) -> tuple[Tensor, ...]:
         matrices = _matrix(gate), _matrix(up)
-        y = linear.gated(_rows(x, gate.inner), *matrices, name)
+        y = linear.gated(_rows(x, gate.inner), *matrices, activation, [_bias(gate), _bias(up)])
         return (_tagged(x, gate, y),)
 
     if any(isinstance(gate.weight.shape.partition(tag), str) for tag in gate.inner):
         return None  # what each device has is a part of the sums, which the activation must not see
     return _on_shards(compute, x, (gate, up), None, results=1)[0]
-
-
-_KERNEL_NAMES = {
-    "gelu": "gelu",
-    "gelu_fast": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "gelu_python": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-    "relu2": "relu2",
-    "sigmoid": "sigmoid",
-    "silu": "silu",
-    "swish": "silu",
-}
-"""What the kernels call the activations of config.json."""
 
 
 def _by_xla(x: Tensor, layer: Linear, dtype: DType | None) -> Tensor:
@@ -101,7 +84,7 @@ def _native(x: Tensor, layers: Sequence[Linear]) -> bool:
         # Stored row-major: the results' axes, then those summed over.
         and layer.weight.tags[-len(inner) :] == inner
         and all(tag in x.tags and x.dim(tag) == layer.weight.dim(tag) for tag in inner)
-        and linear.supports(x.dtype.numpy)
+        and linear.supports(x.dtype.numpy, _element(layer))
         and (isinstance(layer.weight, QuantizedWeight) or x.dtype == layer.weight.dtype)
         for layer in layers
     )
@@ -166,6 +149,15 @@ def _matrix(layer: Linear) -> jax.Array | Packed:
         return layer.weight.packed
     columns = math.prod(layer.weight.dim(tag) for tag in layer.inner)
     return layer.weight.value.reshape(-1, columns)
+
+
+def _bias(layer: Linear) -> jax.Array | None:
+    return None if layer.bias is None else layer.bias.value.reshape(-1)
+
+
+def _element(layer: Linear) -> Any:
+    weight = layer.weight
+    return weight.format if isinstance(weight, QuantizedWeight) else weight.dtype.numpy
 
 
 def _tagged(x: Tensor, layer: Linear, y: jax.Array) -> Tensor:

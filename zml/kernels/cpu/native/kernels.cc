@@ -11,6 +11,7 @@ namespace zml::cpu {
 
 namespace ZML_ISA {
 extern const AttentionKernels kAttention;
+extern const GemmKernels kGemm;
 extern const LinearKernels kLinear;
 extern const QuantizeKernels kQuantize;
 }  // namespace ZML_ISA
@@ -19,6 +20,7 @@ extern const Kernels ZML_TABLE(ZML_ISA);
 const Kernels ZML_TABLE(ZML_ISA) = {
     .name = ZML_NAME(ZML_ISA),
     .attention = &ZML_ISA::kAttention,
+    .gemm = &ZML_ISA::kGemm,
     .linear = &ZML_ISA::kLinear,
     .quantize = &ZML_ISA::kQuantize,
 };

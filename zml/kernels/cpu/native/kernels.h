@@ -26,6 +26,7 @@ struct Kernels {
   // What ZML_CPU_ISA calls it.
   const char* name;
   const AttentionKernels* attention;
+  const GemmKernels* gemm;
   const LinearKernels* linear;
   const QuantizeKernels* quantize;
 };

@@ -4,6 +4,7 @@
 #include <memory>
 #include <new>
 
+#include "zml/kernels/cpu/native/gemm.h"
 #include "zml/kernels/cpu/native/parallel.h"
 
 namespace zml::cpu {
@@ -94,6 +95,7 @@ void Few(const LinearKernels& kernels, Pool& pool, size_t workers, const LinearT
 }  // namespace
 
 void Linear(const Kernels& kernels, Pool& pool, size_t workers, const LinearTask& task) {
+  if (task.m > kMaxRows) return Gemm(kernels, pool, workers, task);
   const size_t blocks = Ceil(task.m, kMaxRows);
   for (size_t block = 0, row = 0; block < blocks; ++block) {
     const size_t m = Ceil(task.m - row, blocks - block);
