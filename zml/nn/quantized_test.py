@@ -13,7 +13,7 @@ from zml.io.view import View
 from zml.kernels.cpu.formats import Format, Packed, dequantize
 from zml.kernels.cpu.quantize import quantize
 from zml.model_tree import is_leaf, leaves
-from zml.nn import Embedding, Linear, Mlp, QuantizedWeight, RmsNorm
+from zml.nn import Embedding, Linear, Mlp, QuantizedWeight, RmsNorm, project
 from zml.platform import CpuOptions, Platform
 from zml.shape import REPLICATED, Shape
 from zml.sharding import HIGH_BANDWIDTH, LogicalMesh
@@ -96,7 +96,7 @@ def test_the_product_may_be_wider_than_its_operands() -> None:
         Linear.init(View.blank("bf16", quantize="int8"), {"v": 20}, {"d": 32}), rng
     )
     x = Tensor(rng.standard_normal((2, 32), np.float32), ("s", "d")).convert("bf16")
-    got = linear.product(x, "f32")
+    (got,) = project(x, linear, dtype="f32")
     assert got.dtype == "f32"
     expected = (
         np.asarray(x.value).astype(np.float64) @ matrix.astype(x.dtype.numpy).astype(np.float64).T
