@@ -22,6 +22,7 @@ from zml.shape import Shape
 from zml.tensor import Tensor
 
 _ROOT = Path(__file__).resolve().parents[2]
+HELD_OUT = Path(__file__).with_name("heldout.txt")
 VARIANTS = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
@@ -106,7 +107,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", default=str(_ROOT / "examples/llm/demo"))
-    parser.add_argument("--text", type=Path, default=Path(__file__).with_name("heldout.txt"))
+    parser.add_argument("--text", type=Path, default=HELD_OUT)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
