@@ -32,11 +32,11 @@ def _filled(linear: Linear, rng: np.random.Generator) -> tuple[Linear, np.ndarra
     """The layer with random weights, and those as a matrix of float64."""
     weight = _weight(linear)
     packed = _random(weight, rng)
-    tensors = [
+    values, scales = (
         Tensor(array, like.tags)
         for array, like in zip((packed.values, packed.scales), leaves(weight), strict=True)
-    ]
-    quantized = QuantizedWeight(*tensors, weight.format, weight.all_out, weight.all_inner)
+    )
+    quantized = QuantizedWeight(values, scales, weight.format, weight.all_out, weight.all_inner)
     bias = linear.bias
     if bias is not None:
         bias = Tensor(rng.standard_normal(bias.shape.dims).astype(bias.dtype.numpy), bias.tags)

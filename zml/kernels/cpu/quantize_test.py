@@ -32,7 +32,8 @@ def _weights(rng: np.random.Generator, dtype: np.dtype[Any]) -> Iterator[np.ndar
         yield (w * 1e-4).astype(dtype)
         yield (w * (rng.random(size) < 0.05)).astype(dtype)
         yield rng.choice([-2, -1, -0.0, 0.5, 1, 2], size).astype(dtype)
-    largest = float(ml_dtypes.finfo(dtype).max)
+    info: Any = ml_dtypes.finfo
+    largest = float(info(dtype).max)
     for scale in (largest, 0.3 * largest, 1e-38, 1e-40, 1e-44):
         yield (np.clip(rng.standard_normal((33, 70)), -1, 1) * scale).astype(dtype)
 
