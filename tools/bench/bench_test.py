@@ -2,10 +2,11 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from tools.bench import compile, dispatch, startup
+from tools.bench import compile, dispatch, quality, startup
 
 
 def report(
@@ -35,3 +36,16 @@ def test_compile(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
 def test_startup(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     found = report(startup.main, ["--rounds=1"], monkeypatch, capfd)
     assert set(found) == set(startup.STEPS)
+
+
+def test_quality(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lines = quality.HELD_OUT.read_text("utf-8").splitlines()
+    (tmp_path / "text").write_text("\n".join(lines[:8]))
+    found = report(quality.main, [f"--text={tmp_path / 'text'}", "--window=64"], monkeypatch, capfd)
+    assert found.keys() == quality.VARIANTS.keys()
+    perplexities = [row["perplexity"] for row in found.values()]  # type: ignore[index]
+    assert max(perplexities) < 1.2 * min(perplexities)
+    errors = [row["mean_error"] for row in found.values()]  # type: ignore[index]
+    assert errors[0] == 0 < errors[2] < errors[3] < 1

@@ -75,7 +75,11 @@ def test_the_order_of_the_input_axes_does_not_matter() -> None:
 def test_declared_as_checkpoints_store_it() -> None:
     q = Linear.init(_VIEW.prefix("q_proj"), {"h": 8, "hd": 16}, {"d": 32}, bias=True, h="model")
     assert str(q.weight.shape) == "{h=8/model,hd=16,d=32,f32}"
-    assert q.weight.source is not None and q.weight.source.name == "q_proj.weight"
+    assert (
+        isinstance(q.weight, Tensor)
+        and q.weight.source is not None
+        and q.weight.source.name == "q_proj.weight"
+    )
     assert q.weight.source.dims == (128, 32)
     assert q.bias is not None and str(q.bias.shape) == "{h=8/model,hd=16,f32}"
     assert q.bias.source is not None and q.bias.source.dims == (128,)
@@ -89,7 +93,7 @@ def test_declared_as_checkpoints_store_it() -> None:
 
 def test_repeated_heads_are_stored_once() -> None:
     k = Linear.init(_VIEW, {"h": 8, "hd": 4}, {"d": 6}, bias=True, repeat=Repeat("h", 2), h="model")
-    assert k.weight.dim("h") == 8
+    assert k.weight.dim("h") == 8 and isinstance(k.weight, Tensor)
     for x, stored in ((k.weight, (16, 6)), (k.bias, (16,))):
         assert x is not None and x.source is not None
         assert x.source.dims == stored

@@ -11,10 +11,11 @@ import ml_dtypes
 import numpy as np
 
 from zml.kernels.cpu import library
-from zml.kernels.cpu.formats import GROUP, Format, Packed, pack
+from zml.kernels.cpu.formats import BLOCK, GROUP, Format, Packed, pack
 
 _BF16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 _TYPES = {np.dtype(np.float32): 0, _BF16: 1, np.dtype(np.float16): 2}
+_ELEMENTS = 1 << 18  # that numpy has at a time, several times over
 _SMALLEST = np.float32(2.0**-126)
 _DIVISORS = (-8.0, -8.5, -7.2, -8.2, -8.8, -7.8, -8.3, -7.0, -8.6, -8.1, -7.7, -8.4)
 """What the element of the largest magnitude may become in int4."""
@@ -45,18 +46,31 @@ def quantize_rows(
     assert scales.shape == format.scales_dims(rows, columns)
     native = library.load()
     if isinstance(native, library.Missing):
-        wide = w.astype(np.float32)
-        if not np.isfinite(wide).all():
-            return False
-        packed = pack(*by_numpy(wide, format), format)
-        values[...], scales[...] = packed.values, packed.scales
-        return True
+        return _rows_by_numpy(w, format, values, scales)
     w = np.ascontiguousarray(w)
     assert values.flags.c_contiguous and scales.flags.c_contiguous
     finite: int = native.symbols.zml_cpu_quantize(
         format.code, _TYPES[w.dtype], w.ctypes, rows, columns, values.ctypes, scales.ctypes
     )
     return bool(finite)
+
+
+def _rows_by_numpy(
+    w: np.ndarray[Any, Any],
+    format: Format,
+    values: np.ndarray[Any, Any],
+    scales: np.ndarray[Any, Any],
+) -> bool:
+    rows, columns = w.shape
+    step = max(1, _ELEMENTS // max(1, columns) // BLOCK) * BLOCK
+    for first in range(0, rows, step):
+        wide = w[first : first + step].astype(np.float32)
+        if not np.isfinite(wide).all():
+            return False
+        packed = pack(*by_numpy(wide, format), format)
+        blocks = slice(first // BLOCK, first // BLOCK + len(packed.values))
+        values[blocks], scales[blocks] = packed.values, packed.scales
+    return True
 
 
 def by_numpy(
