@@ -97,7 +97,8 @@ def _attend(xs: Sequence[Tensor], parameters: Parameters) -> Tensor:
     @native.defjvp
     def _tangent(primals: Any, tangents: Any) -> Any:
         def plain(*floats: jax.Array) -> jax.Array:
-            call = Call(*tensors([*floats, *primals[3:]]), parameters)
+            q, k, v, start, lengths = tensors([*floats, *primals[3:]])
+            call = Call(q, k, v, start, lengths, parameters)
             return vanilla.attend(call, Metadata()).transpose(*q.tags).value
 
         return native(*primals), jax.jvp(plain, primals[:3], tangents[:3])[1]

@@ -53,7 +53,8 @@ ZML_INLINE void Store(void* to, V x) {
   __builtin_memcpy(to, &x, sizeof(V));
 }
 
-ZML_INLINE F32 Set(float x) { return F32{} + x; }
+// x - 0 is x, which the compiler knows; 0 + x is not where x is -0, and an addition.
+ZML_INLINE F32 Set(float x) { return x - F32{}; }
 ZML_INLINE I32 Set(int32_t x) { return I32{} + x; }
 
 // a * b + c, rounded once where the processor can.
