@@ -13,6 +13,7 @@ namespace ZML_ISA {
 extern const AttentionKernels kAttention;
 extern const LinearKernels kLinear;
 extern const QuantizeKernels kQuantize;
+extern const SampleKernels kSample;
 }  // namespace ZML_ISA
 
 extern const Kernels ZML_TABLE(ZML_ISA);
@@ -21,6 +22,7 @@ const Kernels ZML_TABLE(ZML_ISA) = {
     .attention = &ZML_ISA::kAttention,
     .linear = &ZML_ISA::kLinear,
     .quantize = &ZML_ISA::kQuantize,
+    .sample = &ZML_ISA::kSample,
 };
 
 }  // namespace zml::cpu

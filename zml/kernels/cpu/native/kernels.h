@@ -21,6 +21,7 @@ struct AttentionKernels;
 struct GemmKernels;
 struct LinearKernels;
 struct QuantizeKernels;
+struct SampleKernels;
 
 struct Kernels {
   // What ZML_CPU_ISA calls it.
@@ -28,6 +29,7 @@ struct Kernels {
   const AttentionKernels* attention;
   const LinearKernels* linear;
   const QuantizeKernels* quantize;
+  const SampleKernels* sample;
 };
 
 }  // namespace zml::cpu
