@@ -200,9 +200,7 @@ def _by_kernel(
     given = [*(getattr(parameters, name) for name in FIELDS), position]
     numbers = [x.broadcast(rows).value.reshape(-1) for x in given]
     tables = [logits] if counts is None else [logits, counts.prompt, counts.generated]
-    matrix, *seen = (
-        x.transpose(*rows.tags, "voc").value.reshape(-1, x.dim("voc")) for x in tables
-    )
+    matrix, *seen = (x.transpose(*rows.tags, "voc").value.reshape(-1, x.dim("voc")) for x in tables)
     tokens = native.sample(matrix, (seen[0], seen[1]) if seen else None, *numbers)
     return logits.derive(tokens.reshape(rows.dims), rows.tags)
 
