@@ -7,8 +7,19 @@ from typing import Any
 
 from zml.errors import ShapeError
 from zml.model_tree import model
-from zml.ops import cond, constant, iota, ones, optimization_barrier, random, vmap, while_, zeros
-from zml.shape import Shape
+from zml.ops import (
+    cond,
+    constant,
+    iota,
+    memory,
+    ones,
+    optimization_barrier,
+    random,
+    vmap,
+    while_,
+    zeros,
+)
+from zml.shape import REPLICATED, Shape
 from zml.tensor import Tensor
 
 FIELDS = {
@@ -117,6 +128,8 @@ def sample(
     Raises ShapeError for tags and element types that do not fit.
     """
     rows = _rows(logits, parameters, counts, position)
+    if _native(logits):
+        return _by_kernel(logits, parameters, counts, position)
     if counts is not None:
         logits = _penalized(logits, parameters, counts)
     largest, greedy = logits.max("voc"), logits.argmax("voc")
@@ -167,6 +180,29 @@ def _rows(
             if not x.shape.matches(wanted) or x.dtype != kind:
                 raise ShapeError(f"sample: counts.{name} is {x.shape}, expected {wanted}")
     return rows
+
+
+def _native(logits: Tensor) -> bool:
+    """Whether the native kernel draws. Devices that have all of the logits each do the same."""
+    scope = memory.marks.get()
+    if scope is None or not scope.kernels:
+        return False
+    whole = all(cut is REPLICATED for cut in logits.shape.partitions)
+    return whole or scope.sharding(logits.shape) is None
+
+
+def _by_kernel(
+    logits: Tensor, parameters: SamplingParameters, counts: TokenCounts | None, position: Tensor
+) -> Tensor:
+    from zml.kernels.cpu import sample as native
+
+    rows = logits.shape.remove("voc")
+    given = [*(getattr(parameters, name) for name in FIELDS), position]
+    numbers = [x.broadcast(rows).value.reshape(-1) for x in given]
+    tables = [logits] if counts is None else [logits, counts.prompt, counts.generated]
+    matrix, *seen = (x.transpose(*rows.tags, "voc").value.reshape(-1, x.dim("voc")) for x in tables)
+    tokens = native.sample(matrix, (seen[0], seen[1]) if seen else None, *numbers)
+    return logits.derive(tokens.reshape(rows.dims), rows.tags)
 
 
 def _penalized(logits: Tensor, p: SamplingParameters, counts: TokenCounts) -> Tensor:

@@ -14,6 +14,7 @@ extern const AttentionKernels kAttention;
 extern const GemmKernels kGemm;
 extern const LinearKernels kLinear;
 extern const QuantizeKernels kQuantize;
+extern const SampleKernels kSample;
 }  // namespace ZML_ISA
 
 extern const Kernels ZML_TABLE(ZML_ISA);
@@ -23,6 +24,7 @@ const Kernels ZML_TABLE(ZML_ISA) = {
     .gemm = &ZML_ISA::kGemm,
     .linear = &ZML_ISA::kLinear,
     .quantize = &ZML_ISA::kQuantize,
+    .sample = &ZML_ISA::kSample,
 };
 
 }  // namespace zml::cpu

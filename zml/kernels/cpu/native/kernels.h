@@ -21,6 +21,7 @@ struct AttentionKernels;
 struct GemmKernels;
 struct LinearKernels;
 struct QuantizeKernels;
+struct SampleKernels;
 
 struct Kernels {
   // What ZML_CPU_ISA calls it.
@@ -29,6 +30,7 @@ struct Kernels {
   const GemmKernels* gemm;
   const LinearKernels* linear;
   const QuantizeKernels* quantize;
+  const SampleKernels* sample;
 };
 
 }  // namespace zml::cpu
