@@ -1,0 +1,52 @@
+"""PyTorch and transformers: a causal model in bfloat16 with its own KV cache."""
+
+from typing import Any
+
+import torch
+import transformers
+
+from tools.bench.llm.peers import driver
+
+
+class Transformers:
+    """A checkpoint folder, as AutoModelForCausalLM opens it."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        torch.set_num_threads(job["threads"])
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            job["model"], dtype=torch.bfloat16, local_files_only=True
+        )
+        self._model = model.eval()
+        embedding = model.get_input_embeddings().weight
+        self.weight_bytes = sum(
+            x.numel() * x.element_size() for x in model.parameters() if x is not embedding
+        )
+        self._cache: Any = None
+
+    def clear(self) -> None:
+        """Drops the KV cache."""
+        self._cache = None
+
+    def extend(self, tokens: list[int]) -> int:
+        """Runs tokens in one call; the likeliest next one."""
+        with torch.inference_mode():
+            output = self._model(
+                torch.tensor([tokens]),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self._cache = output.past_key_values
+        return int(output.logits[0, -1].argmax())
+
+    def about(self) -> dict[str, Any]:
+        """Versions, and the attention that was used."""
+        return {
+            "version": transformers.__version__,
+            "torch": torch.__version__,
+            "attention": self._model.config._attn_implementation,
+        }
+
+
+if __name__ == "__main__":
+    driver.run(Transformers)
