@@ -185,6 +185,22 @@ def interleaved(rows: Bits, heads: int) -> Bits:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(n, width)
 
 
+def _gguf_tensors(size: Size, kind: str) -> list[gguf.Tensor]:
+    found = []
+    for name, shape in size.tensors():
+        stored = "f32" if len(shape) == 1 else kind
+        if name == "lm_head.weight" and kind == "q4_0":
+            stored = "q8_0"
+        found.append(gguf.Tensor(gguf_name(name), shape, stored))
+    return found
+
+
+def gguf_bytes(size: Size, kind: str) -> tuple[int, int]:
+    """Bytes of all weights of a GGUF file, and of those that a decode step reads: all but the embedding."""
+    sizes = [tensor.byte_size for tensor in _gguf_tensors(size, kind)]
+    return sum(sizes), sum(sizes[1:])
+
+
 def write_gguf(size: Size, folder: Path, kind: str) -> Path:
     """The checkpoint in `folder` as `KIND.gguf` beside it (bf16, q8_0, q4_0), made if it is not there yet.
 
@@ -213,12 +229,7 @@ def write_gguf(size: Size, folder: Path, kind: str) -> Path:
         "llama.vocab_size": size.vocab,
         "tokenizer.ggml.model": "no_vocab",
     }
-    tensors = []
-    for name, shape in size.tensors():
-        stored = "f32" if len(shape) == 1 else kind
-        if name == "lm_head.weight" and kind == "q4_0":
-            stored = "q8_0"
-        tensors.append(gguf.Tensor(gguf_name(name), shape, stored))
+    tensors = _gguf_tensors(size, kind)
 
     def chunks(index: int) -> Iterator[bytes]:
         (name, shape), stored = list(size.tensors())[index], tensors[index].kind

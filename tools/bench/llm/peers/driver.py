@@ -12,9 +12,6 @@ from tools.bench.llm.peers import process
 class Peer(Protocol):
     """A loaded model with one sequence."""
 
-    weight_bytes: int
-    """What one decode step reads of the weights: all but the embedding."""
-
     def clear(self) -> None:
         """Forgets the sequence."""
 
@@ -22,7 +19,8 @@ class Peer(Protocol):
         """Runs tokens after those before them; the likeliest next one."""
 
     def about(self) -> dict[str, Any]:
-        """Versions and settings."""
+        """`about`: versions and settings; `model_bytes` and `weight_bytes` where the peer knows them: of all weights,
+        and of those that a decode step reads."""
 
 
 def run(load: Callable[[dict[str, Any]], Peer]) -> None:
@@ -42,9 +40,8 @@ def run(load: Callable[[dict[str, Any]], Peer]) -> None:
         "load_seconds": loaded,
         "first_token_warm_seconds": first,
         "runs": [_run(peer, each, job["decode_tokens"]) for each in job["runs"]],
-        "weight_bytes": peer.weight_bytes,
         "peak_rss_bytes": process.peak_rss(),
-        "about": peer.about(),
+        **peer.about(),
     }
     print(json.dumps(answer))
 

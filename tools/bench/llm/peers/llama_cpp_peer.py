@@ -15,7 +15,7 @@ class LlamaCpp:
     def __init__(self, job: dict[str, Any]) -> None:
         options = job["llama_cpp"]
         # Held, or it is freed while llama.cpp still calls it.
-        self._log = llama_cpp.llama_log_callback(_note if options.get("log") else _ignore)
+        self._log = llama_cpp.llama_log_callback(_ignore)
         llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         model = llama_cpp.llama_model_load_from_file(
@@ -35,7 +35,6 @@ class LlamaCpp:
         self._batch = options["ubatch"]
         self._options = options
         self._vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-        self.weight_bytes = job["weight_bytes"]
 
     def clear(self) -> None:
         """Empties the KV cache."""
@@ -56,21 +55,12 @@ class LlamaCpp:
 
     def about(self) -> dict[str, Any]:
         """The version, how it was built, and the settings that were used."""
-        return {
-            "version": llama_cpp.__version__,
-            "build": llama_cpp.llama_print_system_info().decode().strip(),
-            **self._options,
-        }
+        build = llama_cpp.llama_print_system_info().decode().strip(" |\n")
+        return {"about": {"version": llama_cpp.__version__, "build": build, **self._options}}
 
 
 def _ignore(level: int, text: bytes, data: ctypes.c_void_p) -> None:
     pass
-
-
-def _note(level: int, text: bytes, data: ctypes.c_void_p) -> None:
-    import sys
-
-    sys.stderr.write(text.decode(errors="replace"))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,6 @@ class Transformers:
             job["model"], dtype=torch.bfloat16, local_files_only=True
         )
         self._model = model.eval()
-        embedding = model.get_input_embeddings().weight
-        self.weight_bytes = sum(
-            x.numel() * x.element_size() for x in model.parameters() if x is not embedding
-        )
         self._cache: Any = None
 
     def clear(self) -> None:
@@ -40,11 +36,17 @@ class Transformers:
         return int(output.logits[0, -1].argmax())
 
     def about(self) -> dict[str, Any]:
-        """Versions, and the attention that was used."""
+        """Versions, the attention that was used, bytes of the weights."""
+        weights = sum(x.numel() * x.element_size() for x in self._model.parameters())
+        embedding = self._model.get_input_embeddings().weight
         return {
-            "version": transformers.__version__,
-            "torch": torch.__version__,
-            "attention": self._model.config._attn_implementation,
+            "about": {
+                "version": transformers.__version__,
+                "torch": torch.__version__,
+                "attention": self._model.config._attn_implementation,
+            },
+            "model_bytes": weights,
+            "weight_bytes": weights - embedding.numel() * embedding.element_size(),
         }
 
 
