@@ -179,7 +179,7 @@ def gguf_name(name: str) -> str:
 
 
 def interleaved(rows: Bits, heads: int) -> Bits:
-    """q_proj's or k_proj's rows as llama.cpp rotates them: x[i] with x[i+1] where Hugging Face has x[i] with x[i+n/2]."""
+    """q_proj's or k_proj's rows as llama.cpp rotates them: pairs (2i, 2i+1) where Hugging Face has (i, i+n/2)."""
     n, width = rows.shape
     halves = rows.reshape(heads, 2, n // heads // 2, width)
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(n, width)

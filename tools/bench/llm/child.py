@@ -1,4 +1,4 @@
-"""Measured processes, one at a time: each gets its job on stdin, answers on stdout, and says how quiet the machine was."""
+"""Measured processes, one at a time: each gets a job on stdin and answers on stdout; how quiet it was is added."""
 
 import contextlib
 import fcntl

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,42 +139,52 @@ class Transformers(Contender):
     python: str = ""
 
     def _measure(self, work: Work, lock: child.Lock) -> dict[str, Any]:
-        job = {**work.job(), "model": str(work.folder)}
+        job = {**work.job(), "model": str(work.folder), "dtype": _ZML[self.format][0]}
         answer = child.run(self.python, "tools.bench.llm.peers.transformers_peer", job, lock)
         if "runs" in answer:
             longest = max(len(run["prompt"]) for run in work.runs) + work.decode_tokens
-            answer["kv_cache_bytes"] = work.size.kv_bytes(longest)
+            element = 2 if self.format == "bf16" else 4
+            answer["kv_cache_bytes"] = work.size.kv_bytes(longest, element)
         return answer
 
 
-def probe(python: str) -> list[str]:
-    """Which peers an interpreter has. Raises OSError or CalledProcessError where it is none."""
-    done = subprocess.run(
-        [python, "-c", _PROBE],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=child.peer_environment(),
-    )
-    return [name for name, has in json.loads(done.stdout).items() if has]
+def find_peers(pythons: Sequence[str]) -> dict[str, str]:
+    """The interpreter of each peer: the first that has it. Raises SystemExit for one that has none or is none."""
+    found: dict[str, str] = {}
+    for python in pythons:
+        try:
+            done = subprocess.run(
+                [python, "-c", _PROBE],
+                check=True,
+                capture_output=True,
+                text=True,
+                env=child.peer_environment(),
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SystemExit(f"--peer_python={python}: does not run: {error}") from error
+        names = [name for name, has in json.loads(done.stdout).items() if has]
+        if not names:
+            raise SystemExit(
+                f"--peer_python={python}: has neither llama_cpp nor torch and transformers installed"
+            )
+        for name in names:
+            found.setdefault(name, python)
+    return found
 
 
 def select(
     formats: Sequence[str],
-    pythons: Sequence[str],
+    peers: Mapping[str, str],
     only: Sequence[str],
     llama_options: dict[str, Any],
 ) -> list[Contender]:
-    """The contenders of these formats, zml and the peers that the interpreters have; `only` names those wanted."""
-    peers: dict[str, str] = {}
-    for python in pythons:
-        for name in probe(python):
-            peers.setdefault(name, python)
+    """The contenders of these formats: zml, and the peers by their interpreters; `only` names those wanted."""
     found: list[Contender] = []
     for each in formats:
         found.append(Zml("zml", each))
         if "llama.cpp" in peers and each in GGUF:
-            found.append(LlamaCpp("llama.cpp", each, python=peers["llama.cpp"], options=llama_options))  # fmt: skip
-        if "transformers" in peers and each == "bf16":
+            python = peers["llama.cpp"]
+            found.append(LlamaCpp("llama.cpp", each, python=python, options=llama_options))
+        if "transformers" in peers and each in ("bf16", "f32"):
             found.append(Transformers("transformers", each, python=peers["transformers"]))
     return [x for x in found if not only or x.name in only]

@@ -57,9 +57,7 @@ def write(
     for tensor in tensors:
         # ggml counts axes from the innermost.
         axes = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *reversed(tensor.shape))
-        file.write(
-            _string(tensor.name) + axes + struct.pack("<IQ", _TYPES[tensor.kind], offset)
-        )
+        file.write(_string(tensor.name) + axes + struct.pack("<IQ", _TYPES[tensor.kind], offset))
         offset += tensor.byte_size + -tensor.byte_size % _ALIGNMENT
     file.write(bytes(-file.tell() % _ALIGNMENT))
     with ThreadPoolExecutor() as pool:

@@ -19,11 +19,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from examples.command import users_path
 from tools.bench import limits
 from tools.bench.llm import checkpoint, child, report
 from tools.bench.llm.checkpoint import Size
-from tools.bench.llm.contenders import FORMATS, Work, select
+from tools.bench.llm.contenders import FORMATS, Work, find_peers, select
 
 _QUICK = {
     "layers": 2, "hidden": 64, "ffn": 128, "heads": 4, "kv_heads": 2, "head_dim": 16, "vocab": 256,
@@ -41,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--peer_python", action="append", default=[], metavar="PATH",
         help="an interpreter with llama_cpp, or torch and transformers; may be repeated")  # fmt: skip
     add("--formats", type=_names, default=["bf16", "int8", "int4"],
-        help="of bf16, int8, int4, f32 (zml alone); llama.cpp's are q8_0 and q4_0 (default: the first three)")  # fmt: skip
+        help="of bf16, int8 (llama.cpp: q8_0), int4 (q4_0), f32 (not llama.cpp); default: the first three")  # fmt: skip
     add("--only", type=_names, default=[], help="of zml, llama.cpp, transformers, limits")
     add("--rounds", type=int, default=3)
     add("--prefill", type=_counts, default=[256, 2048], help="prompt lengths that are timed")
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add("--decode_tokens", type=int, default=32)
     add("--threads", type=int, default=_cpus(), help="default: all that this process may use")
     add("--work_dir", help="for checkpoints and GGUF files, 6 GB by default, and compiled programs")
-    add("--lock", metavar="FILE", help="locked while a contender is measured, for machines that are shared")  # fmt: skip
+    add("--lock", metavar="FILE", help="locked while a contender is measured, for shared machines")
     add("--llama_ubatch", type=int, default=512, help="llama.cpp's n_batch and n_ubatch")
     add("--llama_flash_attn", choices=FLASH_ATTENTION, default="auto")
     add("--probe_megabytes", type=int, default=1024, help="what the bandwidth probe reads")
@@ -108,9 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(sys.argv[1:] if argv is None else argv)
     _use_cpus(options.threads)
     size = Size(**{field.name: getattr(options, field.name) for field in fields(Size)})
-    folder = users_path(options.work_dir) if options.work_dir else _default_folder()
+    folder = _users_path(options.work_dir) if options.work_dir else _default_folder()
     llama = {"ubatch": options.llama_ubatch, "flash_attn": FLASH_ATTENTION[options.llama_flash_attn]}  # fmt: skip
-    contenders = select(options.formats, options.peer_python, options.only, llama)
+    peers = find_peers(options.peer_python)
+    contenders = select(options.formats, peers, options.only, llama)
     work = Work(
         size,
         checkpoint.write(size, folder) if contenders else folder,
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.decode_tokens,
         options.threads,
     )
-    lock = child.Lock(users_path(options.lock) if options.lock else None)
+    lock = child.Lock(_users_path(options.lock) if options.lock else None)
     seen = []
     for number in range(options.rounds):
         _say(f"round {number + 1} of {options.rounds}: limits")
@@ -148,6 +148,11 @@ def _use_cpus(threads: int) -> None:
     # XLA makes as many threads as there are processors to run on: child processes inherit the set.
     if hasattr(os, "sched_setaffinity") and threads < _cpus():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def _users_path(path: str) -> Path:
+    """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
+    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(path).expanduser())
 
 
 def _default_folder() -> Path:

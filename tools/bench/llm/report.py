@@ -8,16 +8,24 @@ from tools.bench.limits import Limits
 from tools.bench.llm.contenders import Contender, Work
 
 MAX_OTHER_CPU = 0.05
-"""A sample that shared the processors more than this is marked."""
+"""A sample during which other processes took more than this of the processors' time is noisy."""
+
+
+def is_noisy(sample: dict[str, Any]) -> bool:
+    """Whether the machine was busy with something else."""
+    return bool(sample.get("other_cpu", 0.0) > MAX_OTHER_CPU)
 
 
 def medians(contender: Contender, work: Work, limits: Limits) -> dict[str, float]:
-    """The figures of a contender: medians over its samples. tok/s, GB/s, seconds, bytes, and shares of limits from 0 to 1.
+    """The figures of a contender: medians over its samples, over the quiet ones alone where there are any.
+
+    tok/s, GB/s, seconds, bytes, and shares of limits from 0 to 1.
 
     A round's rate is its tokens over its seconds. The shares compare medians with the medians of the limits; prefill
     counts products with weights and causal attention, decode the weights alone.
     """
-    samples = contender.samples
+    quiet = [x for x in contender.samples if not is_noisy(x)]
+    samples = quiet or contender.samples
     found: dict[str, float] = {}
     peak = (limits.bf16 if contender.format != "f32" else limits.f32).median
     for i, run in enumerate(work.runs):
@@ -120,11 +128,12 @@ def _block(contenders: Sequence[Contender], work: Work, limits: Limits) -> Itera
     for contender in contenders:
         if contender.problem:
             yield f"{contender.format} {contender.name}: {contender.problem}"
-        noisy = [x for x in contender.samples if x.get("other_cpu", 0) > MAX_OTHER_CPU]
+        noisy, rounds = sum(map(is_noisy, contender.samples)), len(contender.samples)
         if noisy:
+            counted = "all are counted" if noisy == rounds else "these are not counted"
             yield (
-                f"{contender.name}: other processes took more than {MAX_OTHER_CPU:.0%} of the processors "
-                f"in {len(noisy)} of {len(contender.samples)} rounds"
+                f"{contender.format} {contender.name}: other processes took more than {MAX_OTHER_CPU:.0%} of the "
+                f"processors in {noisy} of {rounds} rounds; {counted}"
             )
 
 

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -61,6 +62,28 @@ void OnThreads(int threads, const Body& body) {
   body(0);
   for (std::thread& other : others) other.join();
 }
+
+#if defined(__x86_64__)
+// What the processor has and the operating system saves; __builtin_cpu_supports is always false with zig's runtime.
+struct Features {
+  bool avx2 = false, avx512 = false, avx512_bf16 = false;
+};
+
+Features Detect() {
+  unsigned a, b, c, d, c1, b7;
+  if (!__get_cpuid(1, &a, &b, &c1, &d) || !__get_cpuid_count(7, 0, &a, &b7, &c, &d)) return {};
+  constexpr unsigned kFma = 1u << 12, kSaves = 1u << 27, kAvx2 = 1u << 5, kAvx512f = 1u << 16;
+  if (!(c1 & kSaves)) return {};
+  unsigned saved, high;
+  asm("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+  constexpr unsigned kYmm = 0x06, kZmm = 0xe6;
+  Features found;
+  found.avx2 = (saved & kYmm) == kYmm && (c1 & kFma) && (b7 & kAvx2);
+  found.avx512 = found.avx2 && (saved & kZmm) == kZmm && (b7 & kAvx512f);
+  found.avx512_bf16 = found.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
+  return found;
+}
+#endif
 
 // ---- Reading ----
 
@@ -116,9 +139,9 @@ READERS(Avx512, __attribute__((target("avx512f"))))
 // Those that run here; which is fastest differs between machines.
 std::vector<Reader> Readers() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) return {LIST(Avx512, "avx512f"), LIST(Avx2, "avx2")};
-  if (__builtin_cpu_supports("avx2")) return {LIST(Avx2, "avx2")};
+  const Features features = Detect();
+  if (features.avx512) return {LIST(Avx512, "avx512f"), LIST(Avx2, "avx2")};
+  if (features.avx2) return {LIST(Avx2, "avx2")};
 #endif
   return {LIST(Plain, "baseline")};
 }
@@ -199,15 +222,10 @@ void MultiplyAddPlain(int64_t rounds) {
 
 Computer ComputerOf(const std::string& type) {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx512 = __builtin_cpu_supports("avx512f");
-  if (type == "bf16" && avx512 && __builtin_cpu_supports("avx512bf16")) {
-    return {"avx512bf16 vdpbf16ps", DotAvx512, 16 * 16 * 4};
-  }
-  if (type == "f32" && avx512) return {"avx512f fma", FmaAvx512, 16 * 16 * 2};
-  if (type == "f32" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return {"avx2 fma", FmaAvx2, 12 * 8 * 2};
-  }
+  const Features features = Detect();
+  if (type == "bf16" && features.avx512_bf16) return {"avx512bf16 vdpbf16ps", DotAvx512, 16 * 16 * 4};
+  if (type == "f32" && features.avx512) return {"avx512f fma", FmaAvx512, 16 * 16 * 2};
+  if (type == "f32" && features.avx2) return {"avx2 fma", FmaAvx2, 12 * 8 * 2};
 #elif defined(__aarch64__)
   if (type == "bf16" && HasBf16()) return {"neon bfmmla", MatrixNeon, 24 * 16 * 2};
   if (type == "f32") return {"neon fmla", FmaNeon, 24 * 4 * 2};

@@ -1,4 +1,4 @@
-"""PyTorch and transformers: a causal model in bfloat16 with its own KV cache."""
+"""PyTorch and transformers: a causal model with its own KV cache."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class Transformers:
     def __init__(self, job: dict[str, Any]) -> None:
         torch.set_num_threads(job["threads"])
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            job["model"], dtype=torch.bfloat16, local_files_only=True
+            job["model"], dtype=getattr(torch, job["dtype"]), local_files_only=True
         )
         self._model = model.eval()
         self._cache: Any = None
