@@ -1,4 +1,4 @@
-"""The benchmark's files are what their formats say, and its report is what was measured; speed is no test's business."""
+"""The benchmark's files are what their formats say, and its report is what was measured. Speed is for no test."""
 
 import io
 import json
@@ -74,8 +74,9 @@ def test_blocks_follow_ggml(kind: str, scalar: Any, element: str, count: int) ->
         off += int((given["q"] != q).sum())
     assert off <= 4  # ties, which float32 sees elsewhere than double
     scale = np.abs(blocks["d"].astype(np.float32))[:, None]
-    # Half a step, a whole one at q4_0's short end, and the rounding of the scale.
-    bound = scale * (0.5 if kind == "q8_0" else 1.0) + np.abs(values.reshape(-1, 32)) * 2e-3
+    # Half a step, a whole one at q4_0's short end, and the rounding of the scale, which may be a subnormal float16.
+    bound = scale * (0.5 if kind == "q8_0" else 1.0) + np.abs(values.reshape(-1, 32)) * 1e-3
+    bound += 128 * 2.0**-25
     assert (np.abs(gguf.dequantize(data, kind) - values.reshape(-1, 32)) <= bound).all()
 
 
