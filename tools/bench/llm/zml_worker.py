@@ -1,0 +1,93 @@
+"""zml's part of the job of peers/driver.py, through zml.llm as the llm example uses it, in a process of its own.
+
+A job with `first_token` stops after the first token of its first run.
+"""
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+
+from tools.bench.llm.peers import process
+from zml.compile import ExecutableCache
+from zml.llm.engine import Engine
+from zml.llm.sampling import Sampling
+from zml.model_tree import byte_size
+from zml.platform import Platform
+
+
+def _open(job: dict[str, Any]) -> Engine:
+    platform = Platform.init("cpu", cache=ExecutableCache(Path(job["executables"])))
+    options: dict[str, Any] = {"dtype": job["dtype"], "seqlen": job["context"]}
+    if job["quantize"] != "none":
+        if "quantize" not in inspect.signature(Engine.open).parameters:
+            print(json.dumps({"skipped": "Engine.open takes no quantize= yet"}))
+            sys.exit()
+        options["quantize"] = job["quantize"]
+    return Engine.open(job["model"], platform, **options)
+
+
+def main() -> None:
+    """Reads a job from stdin, prints what it took."""
+    job = json.load(sys.stdin)
+    runs, steps = job["runs"], job["decode_tokens"]
+    engine = _open(job)
+    first = runs[0]["prompt"][: runs[0]["prefill"]]
+    engine.start(len(first) if job["first_token"] else None)
+    generation = engine.generate(first, Sampling(), 2, ignore_eos=True)
+    next(generation)
+    age = process.age(job["started"])
+    if job["first_token"]:
+        timings = engine.timings
+        answer = {"seconds": age, "compile_cached": timings.compile_cached}
+        print(json.dumps({**answer, "load_seconds": timings.load}))
+        return
+    for _ in generation:  # a decode step, which is warm then
+        pass
+    answer = {
+        "load_seconds": engine.timings.load,
+        "compile_seconds": engine.timings.compile,
+        "compile_cached": engine.timings.compile_cached,
+        "runs": [_run(engine, run, steps) for run in runs],
+        "weight_bytes": engine.decode_weight_bytes(),
+        "model_bytes": byte_size(engine.deployment.model),
+        "kv_cache_bytes": byte_size(engine.deployment.cache()),
+        "peak_rss_bytes": process.peak_rss(),
+        "about": {
+            "version": jax.__version__,
+            "jaxlib": jaxlib.__version__,
+            "dtype": str(engine.deployment.dtype),
+            "attention": engine.deployment.backend,
+        },
+    }
+    print(json.dumps(answer))
+
+
+def _run(engine: Engine, run: dict[str, Any], steps: int) -> dict[str, Any]:
+    prompt, prefill = run["prompt"], run["prefill"]
+    # Another first token than the last generation's: nothing of the KV cache is used again.
+    other = [(prompt[0] + 1) % engine.deployment.config.vocab_size]
+    _generate(engine, other, 1)
+    _generate(engine, prompt[:prefill], 1)
+    prefilled = engine.session.stats.first_token_seconds
+    assert engine.session.stats.prefilled_tokens >= prefill
+    tokens = _generate(engine, prompt, steps + 1)
+    stats = engine.session.stats
+    return {
+        "prefill_seconds": prefilled,
+        "decode_seconds": stats.last_token_seconds - stats.first_token_seconds,
+        "tokens": tokens,
+    }
+
+
+def _generate(engine: Engine, prompt: list[int], count: int) -> list[int]:
+    pieces = engine.generate(prompt, Sampling(), count, ignore_eos=True)
+    return [piece.token for piece in pieces if piece.token is not None]
+
+
+if __name__ == "__main__":
+    main()
