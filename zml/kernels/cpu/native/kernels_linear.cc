@@ -12,6 +12,8 @@ constexpr size_t kBlock = 16;
 constexpr size_t kGroup = 32;
 // What of x is used again and again should stay in a first-level cache of 32 KB or more.
 constexpr size_t kCachedBytes = 16 * 1024;
+// How far ahead memory is asked for: in each of the rows of a dense weight that are read side by side; in a packed weight.
+constexpr size_t kAheadBytes = 512, kPackedAheadBytes = 2048;
 
 constexpr size_t Ceil(size_t a, size_t b) { return (a + b - 1) / b; }
 constexpr size_t Min(size_t a, size_t b) { return a < b ? a : b; }
@@ -26,33 +28,23 @@ constexpr int kRegisters = 16;
 constexpr int kTileRows = kRegisters == 32 ? 6 : 5;
 constexpr int TileWidth(int rows) { return kRegisters == 32 || rows <= 2 ? 4 : rows == 3 ? 3 : 2; }
 
-// How m rows are divided into tiles, as evenly as can be: the end of the one that begins at `begin`.
-ZML_INLINE size_t TileEnd(size_t begin, size_t m) {
-  const size_t rest = m - begin;
-  return begin + Ceil(rest, Ceil(rest, kTileRows));
-}
+// The rows of the next tile, of at most `most`, where `rest` rows are divided as evenly as can be.
+ZML_INLINE size_t TileRowsOf(size_t rest, size_t most) { return Ceil(rest, Ceil(rest, most)); }
 
 template <int value>
 struct Constant {
   static constexpr int kValue = value;
 };
 
-// Calls `f` with the constant that `count`, of 1 to kTileRows, is.
-template <typename F>
+// Calls `f` with the constant that `count`, of 1 to kMost, is.
+template <int kMost, typename F>
 ZML_INLINE void WithCount(size_t count, F f) {
-  switch (count) {
-    case 1:
-      return f(Constant<1>());
-    case 2:
-      return f(Constant<2>());
-    case 3:
-      return f(Constant<3>());
-    case 4:
-      return f(Constant<4>());
-    case 5:
-      return f(Constant<5>());
-    default:
-      return f(Constant<kTileRows>());
+  if constexpr (kMost == 1) {
+    f(Constant<1>());
+  } else if (count == kMost) {
+    f(Constant<kMost>());
+  } else {
+    WithCount<kMost - 1>(count, f);
   }
 }
 
@@ -129,16 +121,16 @@ ZML_INLINE size_t ChunkColumns(size_t m, size_t k) {
   return m == 1 ? all : Min(all, cached);
 }
 
-// Adds the products of a tile, over `steps` steps, to the sums [M, kBlock] of vectors.
+// Adds the products of a tile, over `steps` steps, to the sums [M, kBlock] of vectors. `next` is what is read after this.
 template <typename Kind, int M, int N>
-ZML_INLINE void Tile(const typename Kind::Element* w, size_t w_stride, const typename Kind::X* x, size_t x_stride,
-                     size_t steps, size_t ahead, F32* sums) {
+ZML_INLINE void Tile(const typename Kind::Element* w, size_t w_stride, const typename Kind::Element* next,
+                     const typename Kind::X* x, size_t x_stride, size_t steps, F32* sums) {
+  constexpr size_t kStep = Kind::kStep, kLine = 64 / sizeof(*w), kLineSteps = kLine > kStep ? kLine / kStep : 1;
   F32 acc[M][N];
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) acc[m][n] = sums[m * kBlock + n];
   }
-  for (size_t step = 0; step < steps; ++step) {
-    for (int n = 0; n < N; ++n) Prefetch(w + n * w_stride + ahead);
+  const auto step = [&] {
     for (int part = 0; part < Kind::kParts; ++part) {
       typename Kind::Vector weight[N];
       for (int n = 0; n < N; ++n) weight[n] = Kind::Weight(w + n * w_stride, part);
@@ -146,9 +138,19 @@ ZML_INLINE void Tile(const typename Kind::Element* w, size_t w_stride, const typ
         for (int n = 0; n < N; ++n) acc[m][n] = Kind::Add(weight[n], x + m * x_stride, part, acc[m][n]);
       }
     }
-    w += Kind::kStep;
-    x += Kind::kStep;
+    w += kStep;
+    x += kStep;
+  };
+  // Memory is asked for some lines ahead, the last ones for what comes next.
+  const size_t lines = steps / kLineSteps, last = Min(lines, kAheadBytes / 64);
+  const typename Kind::Element* ahead = w + last * kLine;
+  for (size_t line = 0; line < lines; ++line) {
+    if (line == lines - last) ahead = next;
+    for (int n = 0; n < N; ++n) Prefetch(ahead + n * w_stride);
+    ahead += kLine;
+    for (size_t i = 0; i < kLineSteps; ++i) step();
   }
+  for (size_t i = lines * kLineSteps; i < steps; ++i) step();
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) sums[m * kBlock + n] = acc[m][n];
   }
@@ -156,18 +158,21 @@ ZML_INLINE void Tile(const typename Kind::Element* w, size_t w_stride, const typ
 
 // A chunk of M rows of x with `count` rows of a weight; `tail` columns are left over after the steps.
 template <typename Kind, int M>
-void Rows(const typename Kind::Element* w, size_t w_stride, size_t count, const typename Kind::X* x, size_t x_stride,
-          size_t steps, size_t tail, size_t ahead, F32* sums) {
+void Rows(const typename Kind::Element* w, size_t w_stride, size_t count, const typename Kind::Element* next,
+          const typename Kind::X* x, size_t x_stride, size_t steps, size_t tail, F32* sums) {
   constexpr int kWidth = TileWidth(M), kStep = Kind::kStep;
   size_t n = 0;
-  for (; n + kWidth <= count; n += kWidth) Tile<Kind, M, kWidth>(w + n * w_stride, w_stride, x, x_stride, steps, ahead, sums + n);
-  for (; n < count; ++n) Tile<Kind, M, 1>(w + n * w_stride, w_stride, x, x_stride, steps, ahead, sums + n);
+  for (; n + kWidth <= count; n += kWidth) {
+    const typename Kind::Element* here = w + n * w_stride;
+    Tile<Kind, M, kWidth>(here, w_stride, n + kWidth < count ? here + kWidth * w_stride : next, x, x_stride, steps, sums + n);
+  }
+  for (; n < count; ++n) Tile<Kind, M, 1>(w + n * w_stride, 0, w + (n + 1) * w_stride, x, x_stride, steps, sums + n);
   if (tail == 0) return;
   for (n = 0; n < count; ++n) {
     // No byte behind a row's end is read.
     typename Kind::Element last[kStep] = {};
     __builtin_memcpy(last, w + n * w_stride + steps * kStep, tail * sizeof(last[0]));
-    Tile<Kind, M, 1>(last, 0, x + steps * kStep, x_stride, 1, 0, sums + n);
+    Tile<Kind, M, 1>(last, 0, last, x + steps * kStep, x_stride, 1, sums + n);
   }
 }
 
@@ -187,14 +192,13 @@ ZML_INLINE void MultiplyDense(const Weight& weight, const void* prepared, size_t
     }
     for (size_t column = 0; column < k; column += columns, x += m * columns) {
       const size_t here = Min(columns, k - column), steps = here / Kind::kStep, tail = here % Kind::kStep;
-      // What is read next in each row.
-      const size_t ahead = 1024 / sizeof(Element);
-      for (size_t row = 0, next; row < m; row = next) {
-        next = TileEnd(row, m);
-        const auto rows = [&](auto tile) {
-          Rows<Kind, decltype(tile)::kValue>(w + column, k, count, x + row * columns, columns, steps, tail, ahead, sums[row]);
-        };
-        WithCount(next - row, rows);
+      for (size_t row = 0, rows; row < m; row += rows) {
+        rows = TileRowsOf(m - row, kTileRows);
+        // The first of the rows of x brings the weights into the cache.
+        const Element* next = row + rows < m ? w + column : here == columns ? w + column + columns : w + kBlock * k;
+        WithCount<kTileRows>(rows, [&](auto tile) {
+          Rows<Kind, decltype(tile)::kValue>(w + column, k, count, next, x + row * columns, columns, steps, tail, sums[row]);
+        });
       }
     }
     for (size_t row = 0; row < m; ++row) {
@@ -227,10 +231,10 @@ struct PairSum {
 #endif
 
 // Rows of x that have their sums in registers.
-constexpr int kPackedRows = kRegisters == 32 ? (kVectors == 4 ? 3 : 6) : kVectors == 4 ? 2 : 4;
-// Sums of a row that take turns, where one after the other would have to wait for each other.
+constexpr int kPackedRows = kVectors == 4 ? (kRegisters == 32 ? 3 : 2) : kVectors == 2 ? 4 : 6;
+// Sums that take turns, where one after the other would have to wait for its predecessor: vpdpwssd takes 4 cycles or 5.
 #if defined(__AVX512VNNI__)
-constexpr int Turns(int rows) { return rows * kVectors >= 4 ? 1 : 4 / (rows * kVectors) >= 2 ? 2 : 1; }
+constexpr int Turns(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 #else
 constexpr int Turns(int) { return 1; }
 #endif
@@ -255,54 +259,100 @@ ZML_INLINE I16 Pair(const int16_t* x, int pair) {
   return (I16)Set(both);
 }
 
-// Sums of a group of 16 rows with M rows of x.
-template <Format format, int M>
-ZML_INLINE void Group(const char* values, const int16_t* x, PairSum (&sums)[M][kVectors][Turns(M)]) {
-  for (int m = 0; m < M; ++m) {
-    for (int v = 0; v < kVectors; ++v) {
-      for (int turn = 0; turn < Turns(M); ++turn) sums[m][v][turn] = PairSum::Zero();
-    }
-  }
-  if constexpr (format == Format::kInt4) {
+// Sums of a group of 16 rows with one row of x.
+ZML_INLINE void SumInt4(const char* values, const int16_t* x, I32 (&sums)[kVectors]) {
+#pragma clang loop unroll(full)
+  for (int v = 0; v < kVectors; ++v) {
+    // The nibbles in the middle stay where they are; the sums of their products, 16 and 256 times too large, are shifted
+    // instead. They have room for that: a sum has 8 products, and 8 * 32767 * 15 * 256 < 2^31.
+    PairSum of[4] = {PairSum::Zero(), PairSum::Zero(), PairSum::Zero(), PairSum::Zero()};
 #pragma clang loop unroll(full)
     for (int four = 0; four < 4; ++four) {
-      for (int v = 0; v < kVectors; ++v) {
-        const U16 nibbles = Load<U16>(values + four * 64 + v * kLanes * 4);
-#pragma clang loop unroll(full)
-        for (int s = 0; s < 4; ++s) {
-          const U16 w = s == 3 ? nibbles >> 12 : (nibbles >> (4 * s)) & 15;
-          for (int m = 0; m < M; ++m) {
-            PairSum& sum = sums[m][v][s % Turns(M)];
-            sum = PairSum::Add(sum, (I16)w, Pair(x + m * kGroup, four * 4 + s));
-          }
-        }
-      }
+      const U16 nibbles = Load<U16>(values + four * 64 + v * kLanes * 4);
+      of[0] = PairSum::Add(of[0], (I16)(nibbles & 0xf), Pair(x, four * 4));
+      of[1] = PairSum::Add(of[1], (I16)(nibbles & 0xf0), Pair(x, four * 4 + 1));
+      of[2] = PairSum::Add(of[2], (I16)(nibbles & 0xf00), Pair(x, four * 4 + 2));
+      of[3] = PairSum::Add(of[3], (I16)(nibbles >> 12), Pair(x, four * 4 + 3));
     }
-  } else {
+    sums[v] = (PairSum::Total(of[0]) + PairSum::Total(of[3])) + ((PairSum::Total(of[1]) >> 4) + (PairSum::Total(of[2]) >> 8));
+  }
+}
+
+ZML_INLINE I16 LoadInt8(const char* values, int pair, int v) {
+  return __builtin_convertvector(Load<I8Pairs>(values + pair * 32 + v * kLanes * 2), I16);
+}
+
+ZML_INLINE void SumInt8(const char* values, const int16_t* x, I32 (&sums)[kVectors]) {
+  PairSum of[kVectors][Turns(1)];
+  for (int v = 0; v < kVectors; ++v) {
+    for (int turn = 0; turn < Turns(1); ++turn) of[v][turn] = PairSum::Zero();
+  }
 #pragma clang loop unroll(full)
-    for (int pair = 0; pair < 16; ++pair) {
-      for (int v = 0; v < kVectors; ++v) {
-        const I16 w = __builtin_convertvector(Load<I8Pairs>(values + pair * 32 + v * kLanes * 2), I16);
-        for (int m = 0; m < M; ++m) {
-          PairSum& sum = sums[m][v][pair % Turns(M)];
-          sum = PairSum::Add(sum, w, Pair(x + m * kGroup, pair));
-        }
+  for (int pair = 0; pair < 16; ++pair) {
+    for (int v = 0; v < kVectors; ++v) {
+      of[v][pair % Turns(1)] = PairSum::Add(of[v][pair % Turns(1)], LoadInt8(values, pair, v), Pair(x, pair));
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    sums[v] = PairSum::Total(of[v][0]);
+    for (int turn = 1; turn < Turns(1); ++turn) sums[v] += PairSum::Total(of[v][turn]);
+  }
+}
+
+// A group of 16 rows as int16, a pair of columns after the other: unpacked once for all rows of x.
+typedef I16 Unpacked[16][kVectors];
+
+template <Format format>
+ZML_INLINE void Unpack(const char* values, Unpacked& w) {
+  for (int v = 0; v < kVectors; ++v) {
+    if constexpr (format == Format::kInt4) {
+      for (int four = 0; four < 4; ++four) {
+        const U16 nibbles = Load<U16>(values + four * 64 + v * kLanes * 4);
+        w[four * 4][v] = (I16)(nibbles & 15);
+        w[four * 4 + 1][v] = (I16)((nibbles >> 4) & 15);
+        w[four * 4 + 2][v] = (I16)((nibbles >> 8) & 15);
+        w[four * 4 + 3][v] = (I16)(nibbles >> 12);
       }
+    } else {
+      for (int pair = 0; pair < 16; ++pair) w[pair][v] = LoadInt8(values, pair, v);
     }
   }
 }
 
-// Adds the scaled sums of a group to those of M rows, [M, kVectors].
-template <Format format, int M>
-ZML_INLINE void ScaledGroup(const char* values, const F32 (&w_scales)[kVectors], const int16_t* x, const float* x_scales,
-                            const int32_t* starts, F32 (*sums)[kVectors]) {
-  PairSum pairs[M][kVectors][Turns(M)];
-  Group<format, M>(values, x, pairs);
+// Sums of an unpacked group with M rows of x.
+template <int M>
+ZML_INLINE void SumUnpacked(const Unpacked& w, const int16_t* x, I32 (&sums)[M][kVectors]) {
+  PairSum of[Turns(M)][M][kVectors];
+  for (int turn = 0; turn < Turns(M); ++turn) {
+    for (int m = 0; m < M; ++m) {
+      for (int v = 0; v < kVectors; ++v) of[turn][m][v] = PairSum::Zero();
+    }
+  }
+#pragma clang loop unroll_count(2)
+  for (int pair = 0; pair < 16; pair += Turns(M)) {
+    for (int turn = 0; turn < Turns(M); ++turn) {
+      for (int m = 0; m < M; ++m) {
+        for (int v = 0; v < kVectors; ++v) {
+          of[turn][m][v] = PairSum::Add(of[turn][m][v], w[pair + turn][v], Pair(x + m * kGroup, pair + turn));
+        }
+      }
+    }
+  }
   for (int m = 0; m < M; ++m) {
     for (int v = 0; v < kVectors; ++v) {
-      I32 total = PairSum::Total(pairs[m][v][0]);
-      for (int turn = 1; turn < Turns(M); ++turn) total += PairSum::Total(pairs[m][v][turn]);
-      if constexpr (format == Format::kInt4) total += Set(starts[m]);
+      sums[m][v] = PairSum::Total(of[0][m][v]);
+      for (int turn = 1; turn < Turns(M); ++turn) sums[m][v] += PairSum::Total(of[turn][m][v]);
+    }
+  }
+}
+
+// Adds the sums of a group with M rows of x, scaled, to theirs.
+template <Format format, int M>
+ZML_INLINE void AddScaled(const I32 (&group)[M][kVectors], const F32 (&w_scales)[kVectors], const float* x_scales,
+                          const int32_t* starts, F32 (*sums)[kVectors]) {
+  for (int m = 0; m < M; ++m) {
+    for (int v = 0; v < kVectors; ++v) {
+      const I32 total = format == Format::kInt4 ? group[m][v] + Set(starts[m]) : group[m][v];
       sums[m][v] = Fma(__builtin_convertvector(total, F32), w_scales[v] * Set(x_scales[m]), sums[m][v]);
     }
   }
@@ -324,19 +374,33 @@ ZML_INLINE void MultiplyPacked(const Weight& weight, const void* prepared, size_
     }
     for (int v = 0; v < kVectors; ++v) w_scales[v] = Set(1.0f);
     for (size_t g = 0; g < groups; ++g, values += kBytes) {
-      for (size_t line = 0; line < kBytes; line += 64) Prefetch(values + 2048 + line);
+      for (size_t line = 0; line < kBytes; line += 64) Prefetch(values + kPackedAheadBytes + line);
       if constexpr (format != Format::kInt8Channel) {
         for (int v = 0; v < kVectors; ++v) w_scales[v] = LoadBf16(scales + g * kBlock + v * kLanes);
       }
       const int16_t* numbers = x.numbers(g);
       const float* x_scales = x.scales(g);
       const int32_t* starts = x.starts(g);
-      size_t row = 0;
-      for (; row + kPackedRows <= m; row += kPackedRows) {
-        ScaledGroup<format, kPackedRows>(values, w_scales, numbers + row * kGroup, x_scales + row, starts + row, sums + row);
+      if (m == 1) {
+        I32 group[1][kVectors];
+        if constexpr (format == Format::kInt4) {
+          SumInt4(values, numbers, group[0]);
+        } else {
+          SumInt8(values, numbers, group[0]);
+        }
+        AddScaled<format, 1>(group, w_scales, x_scales, starts, sums);
+        continue;
       }
-      for (; row < m; ++row) {
-        ScaledGroup<format, 1>(values, w_scales, numbers + row * kGroup, x_scales + row, starts + row, sums + row);
+      Unpacked w;
+      Unpack<format>(values, w);
+      for (size_t row = 0, rows; row < m; row += rows) {
+        rows = TileRowsOf(m - row, kPackedRows);
+        WithCount<kPackedRows>(rows, [&](auto tile) {
+          constexpr int kRows = decltype(tile)::kValue;
+          I32 group[kRows][kVectors];
+          SumUnpacked<kRows>(w, numbers + row * kGroup, group);
+          AddScaled<format, kRows>(group, w_scales, x_scales + row, starts + row, sums + row);
+        });
       }
     }
     for (size_t row = 0; row < m; ++row) {
