@@ -1,7 +1,7 @@
 """Linear layers by the native library: y = x W^T + bias of dense and quantized weights, and activation(gate) * up.
 
-On plain JAX arrays, within `jax.jit` or without. Weights that share x are computed in one call, which reads each weight once
-where it is. There are gradients, computed by XLA, and `jax.vmap` over x alone adds rows to it.
+On plain JAX arrays, within `jax.jit` or without. Weights that share x are computed in one call, which reads each weight
+once, where it is. There are gradients, computed by XLA, and `jax.vmap` over x alone adds rows to it.
 """
 
 from __future__ import annotations
@@ -86,17 +86,18 @@ def linear(
 ) -> tuple[jax.Array, ...]:
     """x [M, columns] times each weight [rows, columns], plus its bias [rows]: results [M, rows].
 
-    Sums are float32, and rounded once, to `dtype`, by default that of x. x is never rounded to a dense weight's type; for a
-    quantized weight it is rounded to 16 bits, with a scale for each 32 columns. Where there is no library, or no kernel for
-    the types, XLA computes it. Raises ValueError for dims that do not fit.
+    Sums are float32, and rounded once, to `dtype`, by default that of x. x is never rounded to a dense weight's type;
+    for a quantized weight it is rounded to 16 bits, with a scale for each 32 columns. Where there is no library, or no
+    kernel for the types, XLA computes it. Raises ValueError for dims that do not fit.
     """
     biases = _checked(x, weights, biases)
     dtype = np.dtype(x.dtype if dtype is None else dtype)
     results: list[jax.Array] = []
     pairs = zip(weights, biases, strict=True)
     for _, group in itertools.groupby(pairs, key=lambda pair: _kind(pair[0])):
-        for some in itertools.batched(group, _MOST, strict=False):
-            ws, bs = zip(*some, strict=True)
+        alike = list(group)
+        for first in range(0, len(alike), _MOST):
+            ws, bs = zip(*alike[first : first + _MOST], strict=True)
             results += _products(_Call(dtype, 0), x, ws, bs)
     return tuple(results)
 

@@ -1,11 +1,10 @@
 #include "zml/kernels/cpu/native/linear.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "zml/kernels/cpu/native/gemm.h"
 #include "zml/kernels/cpu/native/parallel.h"
+#include "zml/kernels/cpu/native/scratch.h"
 
 namespace zml::cpu {
 namespace {
@@ -29,24 +28,6 @@ size_t RowBytes(const Weight& weight, size_t k) {
   }
 }
 
-// Memory of this thread for x, kept for the next call.
-char* Scratch(size_t bytes) {
-  constexpr std::align_val_t kAlignment{64};
-  struct Block {
-    char* data = nullptr;
-    size_t size = 0;
-    ~Block() { ::operator delete(data, kAlignment); }
-  };
-  static thread_local Block block;
-  if (block.size < bytes) {
-    ::operator delete(block.data, kAlignment);
-    block.size = 0;
-    block.data = static_cast<char*>(::operator new(bytes, kAlignment));
-    block.size = bytes;
-  }
-  return block.data;
-}
-
 const void* At(const void* x, Type type, size_t i) {
   return x == nullptr ? nullptr : static_cast<const char*>(x) + i * (type == Type::kF32 ? 4 : 2);
 }
@@ -65,7 +46,9 @@ void Few(const LinearKernels& kernels, Pool& pool, size_t workers, const LinearT
     if (part_rows == kBlock || parts >= 4 * workers) break;
   }
 
-  char* prepared = Scratch(kernels.prepared_bytes(task.weights[0], task.x_type, m, k));
+  const size_t bytes = kernels.prepared_bytes(task.weights[0], task.x_type, m, k);
+  Scratch scratch(bytes);
+  char* const prepared = scratch.Take<char>(bytes);
   kernels.prepare(task.weights[0], task.x_type, At(task.x, task.x_type, row * k), m, k, prepared);
 
   Parallel(pool, workers, parts, [&](size_t part, size_t) {

@@ -299,7 +299,7 @@ void Check(const Case& c, Threads& pool) {
     for (size_t workers = 2; workers <= 3; ++workers) {
       if (Run(**isa, pool, workers, c, task, name) != ys) Fail(name + ": threads change the result");
     }
-    if (c.m > 1) {
+    if (c.m > 1 && c.m <= kMaxRows) {
       LinearTask last = task;
       last.m = 1;
       last.x = x.data() + (c.m - 1) * c.k * x.Bytes();
