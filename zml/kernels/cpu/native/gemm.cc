@@ -1,6 +1,7 @@
 #include "zml/kernels/cpu/native/gemm.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "zml/kernels/cpu/native/scratch.h"
 
@@ -23,8 +24,21 @@ size_t Begin(size_t count, size_t parts, size_t part) {
   return count / parts * part + std::min(part, count % parts);
 }
 
-const void* At(const void* x, Type type, size_t i) {
-  return x == nullptr ? nullptr : static_cast<const char*>(x) + i * (type == Type::kF32 ? 4 : 2);
+size_t SizeOf(Type type) { return type == Type::kF32 ? 4 : 2; }
+
+const void* At(const void* x, Type type, size_t i) { return x == nullptr ? nullptr : static_cast<const char*>(x) + i * SizeOf(type); }
+
+// The weight's bytes for the columns from n on, `count` if there are so many, and as many elements of K from `begin` on.
+GemmAhead AheadOf(const Weight& weight, size_t k, size_t n, size_t columns, size_t begin, size_t elements) {
+  columns = std::min(columns, weight.n - n);
+  elements = std::min(elements, k - begin);
+  const char* values = static_cast<const char*>(weight.values);
+  if (weight.format == Format::kDense) {
+    const size_t size = SizeOf(weight.type);
+    return {values + (n * k + begin) * size, k * size, columns, elements * size};
+  }
+  const size_t group = weight.format == Format::kInt4 ? 256 : 512, stride = Ceil(k, kGroup) * group;
+  return {values + n / 16 * stride + begin / kGroup * group, stride, Ceil(columns, 16), Ceil(elements, kGroup) * group};
 }
 
 }  // namespace
@@ -52,6 +66,13 @@ void Gemm(const Kernels& isa, Pool& pool, size_t workers, const LinearTask& task
     if (part_columns == kernels.columns || parts * row_blocks >= 4 * workers) break;
   }
 
+  // Which weight's columns a part has, and the first of them.
+  const auto columns_of = [&](size_t part) {
+    size_t output = 0;
+    for (; part >= column_blocks[output]; ++output) part -= column_blocks[output];
+    return std::pair(output, part * part_columns);
+  };
+
   const size_t weight_words = kWords * part_columns, weight_scales = grouped ? weight_words / 16 : 0, sums = block_rows * part_columns;
   const size_t worker_bytes = Scratch::Bytes<uint32_t>(weight_words) + Scratch::Bytes<float>(weight_scales) + (gated ? 2 : 1) * Scratch::Bytes<float>(sums);
   Scratch scratch(Scratch::Bytes<uint32_t>(chunk_rows * words) + Scratch::Bytes<float>(chunk_rows * groups) + workers * worker_bytes);
@@ -59,7 +80,7 @@ void Gemm(const Kernels& isa, Pool& pool, size_t workers, const LinearTask& task
   float* const x_scales = scratch.Take<float>(chunk_rows * groups);
   char* const own = scratch.Take<char>(workers * worker_bytes);
 
-  const size_t x_size = task.x_type == Type::kF32 ? 4 : 2, x_stride = task.k * x_size;
+  const size_t x_stride = task.k * SizeOf(task.x_type);
   for (size_t chunk = 0; chunk < chunks; ++chunk) {
     const size_t chunk_begin = Begin(task.m, chunks, chunk), chunk_end = Begin(task.m, chunks, chunk + 1);
     const size_t rows_here = chunk_end - chunk_begin, row_blocks_here = Ceil(rows_here, block_rows);
@@ -81,11 +102,13 @@ void Gemm(const Kernels& isa, Pool& pool, size_t workers, const LinearTask& task
     });
 
     Parallel(pool, workers, parts * row_blocks_here, [&](size_t part, size_t worker) {
-      size_t column_block = part / row_blocks_here;
-      size_t output = 0;
-      for (; column_block >= column_blocks[output]; ++output) column_block -= column_blocks[output];
+      const auto [output, n] = columns_of(part / row_blocks_here);
       const size_t row_block = part % row_blocks_here, first = row_block * block_rows, rows = rows_of(row_block);
-      const size_t n = column_block * part_columns, n_count = std::min(part_columns, task.weights[output].n - n);
+      const size_t n_count = std::min(part_columns, task.weights[output].n - n);
+      // The part that this worker is likely to do next.
+      const auto [next_output, next_n] = columns_of(std::min((part + workers) / row_blocks_here, parts - 1));
+      void* const y = const_cast<void*>(At(task.y[output], task.y_type, (chunk_begin + first) * task.weights[output].n + n));
+      const size_t y_stride = task.weights[output].n * SizeOf(task.y_type);
       const size_t columns = Ceil(n_count, kernels.columns) * kernels.columns;
 
       char* mine = own + worker * worker_bytes;
@@ -97,6 +120,9 @@ void Gemm(const Kernels& isa, Pool& pool, size_t workers, const LinearTask& task
         const size_t k = block * block_k, k_end = std::min(task.k, k + block_k), word = block * kWords, here = std::min(kWords, words - word);
         for (size_t side = 0; side < (gated ? 2 : 1); ++side) {
           const Weight& weight = task.weights[output + side];
+          const bool last = block + 1 == blocks;
+          const GemmAhead next = !gated || side == 1 ? AheadOf(task.weights[last ? next_output : output], task.k, last ? next_n : n, part_columns, last ? 0 : k_end, block_k)
+                                                     : AheadOf(task.weights[1], task.k, n, part_columns, k, block_k);
           for (size_t column = 0; column < columns; column += kernels.columns) {
             kernels.pack_weight(product, weight, task.k, n + column, k, k_end, w_words + column * here, w_scales + column * here / 16);
           }
@@ -112,6 +138,7 @@ void Gemm(const Kernels& isa, Pool& pool, size_t workers, const LinearTask& task
               .weight_scales = w_scales,
               .sums = own_sums + side * sums,
               .stride = part_columns,
+              .ahead = {next, last ? GemmAhead{static_cast<const char*>(y), y_stride, rows, n_count * SizeOf(task.y_type)} : GemmAhead{}},
           });
         }
       }
@@ -125,7 +152,7 @@ void Gemm(const Kernels& isa, Pool& pool, size_t workers, const LinearTask& task
             .up_bias = gated ? At(task.bias[1], task.bias_type, n) : nullptr,
             .activation = task.activation,
             .y_type = task.y_type,
-            .y = const_cast<void*>(At(task.y[output], task.y_type, (chunk_begin + first + row) * task.weights[output].n + n)),
+            .y = static_cast<char*>(y) + row * y_stride,
         });
       }
     });

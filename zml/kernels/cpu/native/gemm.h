@@ -19,6 +19,12 @@ enum class Product : int32_t { kF32, kBF16, kInt16 };
 
 constexpr int kGroup = 32;
 
+// What will be wanted next: `count` runs of `bytes`, every `stride` bytes.
+struct GemmAhead {
+  const char* from;
+  size_t stride, count, bytes;
+};
+
 // A part of the product: x [rows, K block] with weights [columns, K block], added to `sums`.
 struct GemmBlock {
   Product product;
@@ -33,6 +39,7 @@ struct GemmBlock {
   const float* weight_scales;  // [groups, columns] of each panel
   float* sums;                 // [rows, stride]
   size_t stride;
+  GemmAhead ahead[2];  // fetched into the second-level cache meanwhile
 };
 
 struct GemmKernels {
