@@ -31,8 +31,6 @@ constexpr bool kHasInt16 = false;
 constexpr bool kHasInt16 = true;
 #endif
 
-constexpr int kPairsOfGroup = kGroup / 2;
-
 ZML_INLINE U32 SetWord(uint32_t x) { return U32{} + x; }
 
 // acc + the product of the words.
@@ -74,10 +72,10 @@ template <Product kProduct, int kRows>
 void Tile(size_t words, const uint32_t* x, const float* x_scales, const uint32_t* weight, const float* weight_scales,
           float* sums, size_t stride, bool first) {
   if constexpr (kProduct == Product::kInt16) {
-    for (size_t group = 0; group < words / kPairsOfGroup; ++group) {
+    for (size_t group = 0; group < words / kPairs; ++group) {
       I32 acc[kRows][kVectors] = {};
 #pragma clang loop unroll_count(2)
-      for (int s = 0; s < kPairsOfGroup; ++s) {
+      for (int s = 0; s < kPairs; ++s) {
         I16 w[kVectors];
 #pragma clang loop unroll(full)
         for (int v = 0; v < kVectors; ++v) w[v] = Load<I16>(weight + v * kLanes);
@@ -169,7 +167,7 @@ struct Fetcher {
 
 template <Product kProduct>
 void MultiplyBlock(const GemmBlock& block) {
-  const size_t groups = block.words / kPairsOfGroup;
+  const size_t groups = block.words / kPairs;
   const size_t panels = (block.rows + kTileRows - 1) / kTileRows, low = block.rows / panels, higher = block.rows % panels;
   const size_t tiles = panels * (block.columns / kColumns);
   Fetcher fetchers[2];
@@ -335,7 +333,7 @@ void PackQuantized(const Weight& weight, size_t k_all, size_t n, size_t k_begin,
         scales_to += kColumns;
       }
 #pragma clang loop unroll_count(4)
-      for (int pair = 0; pair < kPairsOfGroup; ++pair) {
+      for (int pair = 0; pair < kPairs; ++pair) {
         const I16 pairs = LoadPairs<kFormat>(values, i, pair);
         if constexpr (kProduct == Product::kInt16) {
           Store(to, pairs);
@@ -454,7 +452,7 @@ void PackRows(const void* x, size_t stride, size_t rows, size_t k_begin, size_t 
       for (size_t k = 0; k < count; k += kGroup) {
         int32_t q[kGroup];
         scales[k / kGroup * rows + row] = Quantize<kType>(from + k * kSize, count - k < kGroup ? count - k : kGroup, q);
-        for (size_t pair = 0; pair < kPairsOfGroup; ++pair, to += rows) {
+        for (size_t pair = 0; pair < kPairs; ++pair, to += rows) {
           *to = (static_cast<uint32_t>(q[2 * pair]) & 0xffff) | static_cast<uint32_t>(q[2 * pair + 1]) << 16;
         }
       }
