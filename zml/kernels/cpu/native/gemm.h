@@ -17,7 +17,14 @@ namespace zml::cpu {
 // How words are multiplied. All sum up in float32; kInt16 in int32 within a group of 32.
 enum class Product : int32_t { kF32, kBF16, kInt16 };
 
-constexpr int kGroup = 32;
+// Columns of K that share scales, and the words of int16 that they make.
+constexpr int kGroup = 32, kPairs = kGroup / 2;
+
+// What will be wanted next: `count` runs of `bytes`, every `stride` bytes.
+struct GemmAhead {
+  const char* from;
+  size_t stride, count, bytes;
+};
 
 // A part of the product: x [rows, K block] with weights [columns, K block], added to `sums`.
 struct GemmBlock {
@@ -33,6 +40,7 @@ struct GemmBlock {
   const float* weight_scales;  // [groups, columns] of each panel
   float* sums;                 // [rows, stride]
   size_t stride;
+  GemmAhead ahead[2];  // fetched into the second-level cache meanwhile
 };
 
 struct GemmKernels {
@@ -51,6 +59,8 @@ struct GemmKernels {
   void (*multiply)(const GemmBlock& block);
 };
 
+// Does the task on the pool's threads. Results do not depend on how many there are, nor do those of a row on the other rows.
+// Works in up to 8 MB of scratch memory for x, or 12 rows of it if they are larger, and 0.3 MB a worker.
 void Gemm(const Kernels& kernels, Pool& pool, size_t workers, const LinearTask& task);
 
 }  // namespace zml::cpu

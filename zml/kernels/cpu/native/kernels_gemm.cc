@@ -31,8 +31,6 @@ constexpr bool kHasInt16 = false;
 constexpr bool kHasInt16 = true;
 #endif
 
-constexpr int kPairsOfGroup = kGroup / 2;
-
 ZML_INLINE U32 SetWord(uint32_t x) { return U32{} + x; }
 
 // acc + the product of the words.
@@ -74,10 +72,10 @@ template <Product kProduct, int kRows>
 void Tile(size_t words, const uint32_t* x, const float* x_scales, const uint32_t* weight, const float* weight_scales,
           float* sums, size_t stride, bool first) {
   if constexpr (kProduct == Product::kInt16) {
-    for (size_t group = 0; group < words / kPairsOfGroup; ++group) {
+    for (size_t group = 0; group < words / kPairs; ++group) {
       I32 acc[kRows][kVectors] = {};
 #pragma clang loop unroll_count(2)
-      for (int s = 0; s < kPairsOfGroup; ++s) {
+      for (int s = 0; s < kPairs; ++s) {
         I16 w[kVectors];
 #pragma clang loop unroll(full)
         for (int v = 0; v < kVectors; ++v) w[v] = Load<I16>(weight + v * kLanes);
@@ -152,10 +150,32 @@ TileFunction TileOf(size_t rows) {
 
 size_t Rows(Product) { return kTileRows; }
 
+// Fetches what will be wanted next, a few cache lines at a time: all at once they would have to be waited for.
+struct Fetcher {
+  GemmAhead ahead;
+  size_t run = 0, byte = 0;
+
+  ZML_INLINE size_t Lines(const GemmAhead& ahead) { return ahead.count * ((ahead.bytes + 63) / 64); }
+  void Fetch(size_t lines) {
+    for (; lines != 0 && run < ahead.count; --lines) {
+      __builtin_prefetch(ahead.from + run * ahead.stride + byte, 0, 2);
+      byte += 64;
+      if (byte >= ahead.bytes) byte = 0, ++run;
+    }
+  }
+};
+
 template <Product kProduct>
 void MultiplyBlock(const GemmBlock& block) {
-  const size_t groups = block.words / kPairsOfGroup;
+  const size_t groups = block.words / kPairs;
   const size_t panels = (block.rows + kTileRows - 1) / kTileRows, low = block.rows / panels, higher = block.rows % panels;
+  const size_t tiles = panels * (block.columns / kColumns);
+  Fetcher fetchers[2];
+  size_t lines[2];
+  for (int i = 0; i < 2; ++i) {
+    fetchers[i].ahead = block.ahead[i];
+    lines[i] = (Fetcher::Lines(block.ahead[i]) + tiles - 1) / tiles;
+  }
   // A weight's panel stays in the first-level cache while those of x pass by, out of the second level.
   for (size_t n = 0; n < block.columns; n += kColumns) {
     const uint32_t* weight = block.weight + n * block.words;
@@ -163,6 +183,7 @@ void MultiplyBlock(const GemmBlock& block) {
     size_t row = 0;
     for (size_t panel = 0; panel < panels; ++panel) {
       const size_t rows = low + (panel < higher);
+      for (int i = 0; i < 2; ++i) fetchers[i].Fetch(lines[i]);
       TileOf<kProduct>(rows)(block.words, block.x + row * block.words, block.x_scales + row * groups, weight,
                              weight_scales, block.sums + row * block.stride + n, block.stride, block.first);
       row += rows;
@@ -239,38 +260,35 @@ ZML_INLINE void LoadTransposed(const char* from, size_t stride, size_t count, U3
   Transpose(rows, words);
 }
 
-// Stores a vector of words of elements of the type as a panel for the product has it; returns where the next goes.
+// Stores a vector of words of elements of the type as a panel of that width has it; returns where the next goes.
 template <Product kProduct, Type kType>
-ZML_INLINE uint32_t* StoreWords(uint32_t* to, U32 words) {
+ZML_INLINE uint32_t* StoreWords(uint32_t* to, size_t width, U32 words) {
   if constexpr (kProduct == Product::kBF16 || kType == Type::kF32) {
     Store(to, words);
-    return to + kColumns;
+    return to + width;
   } else if constexpr (kType == Type::kBF16) {
     Store(to, words << 16);
-    Store(to + kColumns, words & 0xffff0000);
-    return to + 2 * kColumns;
+    Store(to + width, words & 0xffff0000);
+    return to + 2 * width;
   } else {
     const U16Half even = __builtin_convertvector(words & 0xffff, U16Half);
     const U16Half odd = __builtin_convertvector(words >> 16, U16Half);
     Store(to, __builtin_convertvector((F16Half)even, F32));
-    Store(to + kColumns, __builtin_convertvector((F16Half)odd, F32));
-    return to + 2 * kColumns;
+    Store(to + width, __builtin_convertvector((F16Half)odd, F32));
+    return to + 2 * width;
   }
 }
 
 // kLanes columns of a panel of a dense weight, whose rows begin at `from`.
 template <Product kProduct, Type kType>
-void PackDense(const char* from, size_t stride, size_t count, size_t elements, size_t ahead, uint32_t* to) {
+void PackDense(const char* from, size_t stride, size_t count, size_t elements, uint32_t* to) {
   constexpr size_t kSize = kType == Type::kF32 ? 4 : 2, kStep = 16 / kSize;
   U32 words[4];
   size_t k = 0;
   for (; k + kStep <= elements; k += kStep) {
-    if (ahead != 0 && k * kSize % 64 == 0) {
-      for (size_t row = 0; row < count; ++row) Prefetch(from + row * stride + k * kSize + ahead);
-    }
     LoadTransposed(from + k * kSize, stride, count, words);
 #pragma clang loop unroll(full)
-    for (int i = 0; i < 4; ++i) to = StoreWords<kProduct, kType>(to, words[i]);
+    for (int i = 0; i < 4; ++i) to = StoreWords<kProduct, kType>(to, kColumns, words[i]);
   }
   if (k == elements) return;
   // Zeros beyond the last column: what is read of the row's end is put into a place of its own.
@@ -278,7 +296,7 @@ void PackDense(const char* from, size_t stride, size_t count, size_t elements, s
   for (size_t row = 0; row < count; ++row) __builtin_memcpy(rest[row], from + row * stride + k * kSize, (elements - k) * kSize);
   LoadTransposed(rest[0], 16, count, words);
   constexpr size_t kElements = kType == Type::kF32 ? 1 : 2;
-  for (size_t i = 0; i < (elements - k + kElements - 1) / kElements; ++i) to = StoreWords<kProduct, kType>(to, words[i]);
+  for (size_t i = 0; i < (elements - k + kElements - 1) / kElements; ++i) to = StoreWords<kProduct, kType>(to, kColumns, words[i]);
 }
 
 // The numbers of two following columns of K of kLanes rows, from row `i` of a group's 16 on.
@@ -315,7 +333,7 @@ void PackQuantized(const Weight& weight, size_t k_all, size_t n, size_t k_begin,
         scales_to += kColumns;
       }
 #pragma clang loop unroll_count(4)
-      for (int pair = 0; pair < kPairsOfGroup; ++pair) {
+      for (int pair = 0; pair < kPairs; ++pair) {
         const I16 pairs = LoadPairs<kFormat>(values, i, pair);
         if constexpr (kProduct == Product::kInt16) {
           Store(to, pairs);
@@ -339,13 +357,11 @@ void PackWeightFor(const Weight& weight, size_t k_all, size_t n, size_t k_begin,
                         : weight.type == Type::kF32  ? PackDense<kProduct, Type::kF32>
                         : weight.type == Type::kBF16 ? PackDense<kProduct, Type::kBF16>
                                                      : PackDense<kProduct, Type::kF16>;
-      // The same rows' next block, while there is one: it comes from memory meanwhile.
-      const size_t ahead = k_end + (k_end - k_begin) <= k_all ? (k_end - k_begin) * size : 0;
       for (int v = 0; v < kVectors; ++v) {
         const size_t row = n + v * kLanes;
         if (row >= weight.n) break;
         pack(static_cast<const char*>(weight.values) + row * stride + k_begin * size, stride, weight.n - row < kLanes ? weight.n - row : kLanes,
-             k_end - k_begin, ahead, words + v * kLanes);
+             k_end - k_begin, words + v * kLanes);
       }
     }
     return;
@@ -428,26 +444,46 @@ ZML_INLINE float Quantize(const char* from, size_t count, int32_t (&q)[kGroup]) 
 template <Product kProduct, Type kType>
 void PackRows(const void* x, size_t stride, size_t rows, size_t k_begin, size_t k_end, uint32_t* words, float* scales) {
   constexpr size_t kSize = kType == Type::kF32 ? 4 : 2;
-  for (size_t row = 0; row < rows; ++row) {
-    const char* from = static_cast<const char*>(x) + row * stride + k_begin * kSize;
-    const size_t count = k_end - k_begin;
-    uint32_t* to = words + row;
-    if constexpr (kProduct == Product::kF32) {
-      for (size_t k = 0; k < count; ++k) {
-        const float value = LoadElement<kType>(from, k);
-        __builtin_memcpy(to + k * rows, &value, 4);
-      }
-    } else if constexpr (kProduct == Product::kBF16) {
-      for (size_t k = 0; k + 2 <= count; k += 2) to[k / 2 * rows] = Load<uint32_t>(from + 2 * k);
-      if (count % 2 != 0) to[count / 2 * rows] = Load<uint16_t>(from + 2 * (count - 1));
-    } else {
+  const char* from = static_cast<const char*>(x) + k_begin * kSize;
+  const size_t count = k_end - k_begin;
+  if constexpr (kProduct == Product::kInt16) {
+    for (size_t row = 0; row < rows; ++row, from += stride) {
+      uint32_t* to = words + row;
       for (size_t k = 0; k < count; k += kGroup) {
         int32_t q[kGroup];
         scales[k / kGroup * rows + row] = Quantize<kType>(from + k * kSize, count - k < kGroup ? count - k : kGroup, q);
-        for (size_t i = 0; i < kPairsOfGroup; ++i) {
-          to[(k / 2 + i) * rows] = (static_cast<uint32_t>(q[2 * i]) & 0xffff) | static_cast<uint32_t>(q[2 * i + 1]) << 16;
+        for (size_t pair = 0; pair < kPairs; ++pair, to += rows) {
+          *to = (static_cast<uint32_t>(q[2 * pair]) & 0xffff) | static_cast<uint32_t>(q[2 * pair + 1]) << 16;
         }
       }
+    }
+    return;
+  }
+  constexpr size_t kElements = kProduct == Product::kBF16 ? 2 : 1, kStep = 16 / kSize;
+  const size_t all = (count + kElements - 1) / kElements;
+  size_t word = 0;
+  // The last vector of a word's rows is stored beyond them, where the next word's are then put; not so far as to leave the
+  // panel. Groups of rows go from the last to the first for that.
+  for (; (word + kStep / kElements) * rows + kLanes <= all * rows; word += kStep / kElements) {
+    for (size_t row = (rows - 1) / kLanes * kLanes;; row -= kLanes) {
+      U32 transposed[4];
+      LoadTransposed(from + row * stride + word * kElements * kSize, stride, rows - row, transposed);
+      uint32_t* to = words + word * rows + row;
+#pragma clang loop unroll(full)
+      for (int i = 0; i < 4; ++i) to = StoreWords<kProduct, kType>(to, rows, transposed[i]);
+      if (row == 0) break;
+    }
+  }
+  for (size_t row = 0; row < rows; ++row, from += stride) {
+    for (size_t w = word; w < all; ++w) {
+      uint32_t bits;
+      if constexpr (kProduct == Product::kF32) {
+        const float value = LoadElement<kType>(from, w);
+        __builtin_memcpy(&bits, &value, 4);
+      } else {
+        bits = 2 * w + 1 < count ? Load<uint32_t>(from + 4 * w) : Load<uint16_t>(from + 4 * w);
+      }
+      words[w * rows + row] = bits;
     }
   }
 }
