@@ -304,7 +304,7 @@ Case Draw(std::mt19937& random) {
 // Sizes at which the work is divided differently.
 std::vector<Case> Borders() {
   std::vector<Case> cases;
-  for (const int64_t queries : {int64_t{4}, int64_t{5}, int64_t{300}}) {
+  for (const int64_t queries : {int64_t{6}, int64_t{7}, int64_t{300}}) {
     Case c;
     c.type = c.cache = Type::kBF16;
     c.queries = queries, c.group = 4, c.keys = 2500, c.dim = c.value_dim = 16, c.heads_first = true;
