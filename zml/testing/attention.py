@@ -99,6 +99,31 @@ def _cases() -> Iterator[Case]:
     yield Case("first-token", start=0, poison=math.nan)
     yield Case("last-position", length=257, start=256)
     yield Case("one-position", length=1)
+    # Many blocks of keys and of queries, with borders within them.
+    long: dict[str, Any] = {"poison": math.nan, "head_dim": 16}
+    yield Case("long-decode", length=1100, start=1037, **long)
+    yield Case("long-chunk", queries=70, length=700, start=555, **long)
+    yield Case("long-prefill", queries=300, length=300, heads=3, kv_heads=1, **long)
+    near = Parameters(window=200)
+    yield Case("long-window-decode", length=1100, start=900, parameters=near, **long)
+    yield Case("long-window-prefill", queries=300, length=300, heads=2, parameters=near, **long)
+    wide = Parameters(causal=False, window=130)
+    yield Case(
+        "long-window-not-causal",
+        queries=200,
+        length=400,
+        heads=2,
+        start=100,
+        parameters=wide,
+        **long,
+    )
+    yield Case(
+        "long-ragged", queries=3, length=600, batch=2, start=(500, 30), lengths=(502, 600), **long
+    )
+    yield Case("bf16-long-decode", heads=8, length=600, start=599, head_dim=128, dtype="bf16")
+    yield Case("bf16-long-prefill", queries=130, length=130, head_dim=64, dtype="bf16")
+    yield Case("head-dim-72-prefill", queries=20, length=150, head_dim=72, dtype="bf16")
+    yield Case("head-dim-72-decode", length=150, start=140, head_dim=72, dtype="bf16")
     yield Case("odd-sizes", queries=7, heads=15, kv_heads=5, head_dim=10, length=23, start=9)
 
 

@@ -14,7 +14,7 @@ namespace zml::cpu {
 namespace {
 
 // Up to so many queries are done key by key.
-constexpr int64_t kFewQueries = 4;
+constexpr int64_t kFewQueries = 6;
 // The keys of a part of few queries: few enough for many processors, many enough that its sums are little beside them.
 constexpr int64_t kDecodeKeys = 256;
 // Parts of many queries have about as many floats of queries, and at least so many keys where the keys are divided too,

@@ -1,4 +1,4 @@
-// Attention by every instruction set that is here, against sums in double: `attention_test [seed]`.
+// Attention by every instruction set that is here, against sums in double: `attention_test [seed [cases]]`.
 
 #include "zml/kernels/cpu/native/attention.h"
 
@@ -304,7 +304,7 @@ Case Draw(std::mt19937& random) {
 // Sizes at which the work is divided differently.
 std::vector<Case> Borders() {
   std::vector<Case> cases;
-  for (const int64_t queries : {int64_t{4}, int64_t{5}, int64_t{300}}) {
+  for (const int64_t queries : {int64_t{6}, int64_t{7}, int64_t{300}}) {
     Case c;
     c.type = c.cache = Type::kBF16;
     c.queries = queries, c.group = 4, c.keys = 2500, c.dim = c.value_dim = 16, c.heads_first = true;
@@ -331,7 +331,8 @@ int main(int count, char** arguments) {
   std::mt19937 random(seed);
   Threads threads(1);
   std::vector<Case> cases = Borders();
-  for (int i = 0; i < 120; ++i) cases.push_back(Draw(random));
+  const int drawn = count > 2 ? std::stoi(arguments[2]) : 120;
+  for (int i = 0; i < drawn; ++i) cases.push_back(Draw(random));
   for (const Case& c : cases) {
     Trial trial(c, random);
     for (const Kernels* const* kernels = AvailableKernels(); *kernels != nullptr; ++kernels) {

@@ -26,9 +26,17 @@ ZML_INLINE F32 Select(I32 mask, F32 a, F32 b) { return (F32)((mask & (I32)a) | (
 ZML_INLINE F32 Larger(F32 a, F32 b) { return Select(a > b, a, b); }
 
 ZML_INLINE float Greatest(F32 x) {
-  float found = x[0];
-  for (int i = 1; i < kLanes; ++i) found = x[i] > found ? x[i] : found;
-  return found;
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)x);
+#else
+#if defined(__AVX2__)
+  x = Larger(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
+  x = Larger(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
+#else
+  x = Larger(x, __builtin_shufflevector(x, x, 2, 3, 0, 1));
+#endif
+  return x[0] > x[1] ? x[0] : x[1];
+#endif
 }
 
 // 2^x for x <= 0, exactly 1 at 0, to 2e-7 of the value; 0 below 2^-125; NaN for NaN.
@@ -101,21 +109,41 @@ struct Bfloat16 {
 
 constexpr int64_t kPair = 2 * kLanes;
 
-ZML_INLINE float One(Type type, const char* base, int64_t at) {
+ZML_INLINE int64_t Bytes(Type type) { return type == Type::kF32 ? 4 : 2; }
+
+template <class T>
+void ReadScaled(const char* from, int64_t count, float scale, float* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) Store(to + i, T::Read(from + i * T::kBytes) * scale);
+  for (; i < count; ++i) to[i] = T::One(from + i * T::kBytes) * scale;
+}
+
+// to[i] = scale * from[i].
+void ReadScaled(Type type, const char* from, int64_t count, float scale, float* to) {
   switch (type) {
-    case Type::kF32: return Float32::One(base + at * 4);
-    case Type::kBF16: return Bfloat16::One(base + at * 2);
-    default: return Float16::One(base + at * 2);
+    case Type::kF32: return ReadScaled<Float32>(from, count, scale, to);
+    case Type::kBF16: return ReadScaled<Bfloat16>(from, count, scale, to);
+    case Type::kF16: return ReadScaled<Float16>(from, count, scale, to);
   }
 }
 
-ZML_INLINE int64_t Bytes(Type type) { return type == Type::kF32 ? 4 : 2; }
-
-ZML_INLINE void StoreOne(Type type, char* base, int64_t at, float x) {
+// The same the other way.
+void WriteScaled(const float* from, int64_t count, float scale, Type type, char* to) {
+  int64_t i = 0;
   switch (type) {
-    case Type::kF32: ((float*)base)[at] = x; break;
-    case Type::kBF16: ((uint16_t*)base)[at] = ToBf16(x); break;
-    default: ((_Float16*)base)[at] = (_Float16)x; break;
+    case Type::kF32:
+      for (; i < count; ++i) ((float*)to)[i] = from[i] * scale;
+      break;
+    case Type::kBF16:
+      for (; i + kLanes <= count; i += kLanes) Store(to + i * 2, ToBf16(Load<F32>(from + i) * scale));
+      for (; i < count; ++i) ((uint16_t*)to)[i] = ToBf16(from[i] * scale);
+      break;
+    case Type::kF16:
+      for (; i + kLanes <= count; i += kLanes) {
+        Store(to + i * 2, __builtin_convertvector(Load<F32>(from + i) * scale, F16Half));
+      }
+      for (; i < count; ++i) ((_Float16*)to)[i] = (_Float16)(from[i] * scale);
+      break;
   }
 }
 
@@ -124,10 +152,11 @@ ZML_INLINE float QueryScale(const AttentionTask& task) {
   return task.softcap > 0 ? task.scale / task.softcap : task.scale * kLog2e;
 }
 
-ZML_INLINE int64_t QueryAt(const AttentionTask& task, const AttentionPart& part, int64_t row) {
+// Where a row of queries, or of results, begins.
+ZML_INLINE int64_t RowOffset(const AttentionTask& task, const AttentionPart& part, const AttentionStrides& s, int64_t row) {
   const int64_t group = task.group();
-  return part.sequence * task.q_strides.batch + (part.query + row / group) * task.q_strides.row +
-         (part.kv_head * group + row % group) * task.q_strides.head;
+  return (part.sequence * s.batch + (part.query + row / group) * s.row + (part.kv_head * group + row % group) * s.head) *
+         Bytes(task.type);
 }
 
 ZML_INLINE const char* FirstKey(const AttentionTask& task, const AttentionPart& part) {
@@ -148,19 +177,17 @@ ZML_INLINE KeyRange Seen(const AttentionTask& task, const AttentionPart& part, i
 }
 
 // Writes a row's result, where the sums of weighted values are `sums` and those of the weights `total`.
-static void WriteRow(const AttentionTask& task, const AttentionPart& part, int64_t row, const float* sums, float total) {
-  const int64_t group = task.group(), query = part.query + row / group;
-  const KeyRange range = Visible(task, part.sequence, query);
-  const AttentionStrides& s = task.out_strides;
-  char* out = task.out + (part.sequence * s.batch + query * s.row + (part.kv_head * group + row % group) * s.head) *
-                             Bytes(task.type);
-  const bool any = range.begin < range.end;
-  const float factor = any ? 1.f / total : 0.f;
-  for (int64_t d = 0; d < task.value_dim; ++d) StoreOne(task.type, out, d, any ? sums[d] * factor : 0.f);
+ZML_INLINE void WriteRow(const AttentionTask& task, const AttentionPart& part, int64_t row, float* sums, float total) {
+  const KeyRange range = Visible(task, part.sequence, part.query + row / task.group());
+  if (range.begin >= range.end) {
+    for (int64_t d = 0; d < task.value_dim; ++d) sums[d] = 0.f;
+    total = 1.f;
+  }
+  WriteScaled(sums, task.value_dim, 1.f / total, task.type, task.out + RowOffset(task, part, task.out_strides, row));
 }
 
-ZML_INLINE void FinishRow(const AttentionTask& task, const AttentionPart& part, int64_t row, const float* sums,
-                          float greatest, float total) {
+ZML_INLINE void FinishRow(const AttentionTask& task, const AttentionPart& part, int64_t row, float* sums, float greatest,
+                          float total) {
   if (part.sums == nullptr) {
     WriteRow(task, part, row, sums, total);
     return;
@@ -203,7 +230,7 @@ ZML_INLINE float Weigh(const AttentionTask& task, float* s, KeyRange seen, int64
 // ---- Few queries: a pass over keys and values as they lie in memory. ----
 
 // The keys between two looks at the softmax; the values are fetched while the scores are computed.
-constexpr int64_t kTile = 64;
+constexpr int64_t kTile = 32;
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr bool kManyRegisters = true;
@@ -230,22 +257,24 @@ ZML_INLINE F32x4 Sums(F32 a, F32 b, F32 c, F32 d) {
 #endif
 }
 
-// Memory that will be read soon: a row of `bytes` for each key. Null: none.
+// Rows that will be read soon, fetched a little at a time as others are read: memory is never idle, and not asked for more
+// than it can bring. Where there is nothing to fetch, what is here.
 struct Ahead {
   const char* base;
-  int64_t stride, bytes;
+  int64_t stride;
 
-  ZML_INLINE void Fetch(const Ahead& ahead, int64_t key) {
-    if (ahead.base == nullptr) return;
-    for (int64_t at = 0; at < ahead.bytes; at += 64) Prefetch(ahead.base + key * ahead.stride + at);
+  ZML_INLINE void Fetch(const Ahead& ahead, int64_t key, int64_t at) {
+    Prefetch(ahead.base + key * ahead.stride + at);
   }
 };
 
 // Scores of Rows queries with Keys keys: s[row * kTile + key].
 template <class T, int Rows, int Keys>
-ZML_INLINE void ScoreKeys(const float* q, int64_t dim, const char* k, int64_t stride, float* s) {
+ZML_INLINE void ScoreKeys(const float* q, int64_t dim, const char* k, int64_t stride, int64_t key, const Ahead& ahead,
+                          float* s) {
   F32 acc[Rows][Keys] = {};
   for (int64_t d = 0; d < dim; d += kPair) {
+    for (int j = 0; j < Keys; ++j) Ahead::Fetch(ahead, key + j, d * T::kBytes);
     if constexpr (Rows >= Keys) {
       F32 a[Keys], b[Keys];
       for (int j = 0; j < Keys; ++j) T::Pair(k + j * stride + d * T::kBytes, a[j], b[j]);
@@ -280,25 +309,21 @@ ZML_INLINE void Scores(const float* q, int64_t dim, const char* k, int64_t strid
   constexpr int kKeys = kManyRegisters ? (Rows <= 2 ? 8 : 4) : (Rows == 1 ? 8 : Rows == 2 ? 4 : 2);
   int64_t key = 0;
   for (; key + kKeys <= count; key += kKeys) {
-    for (int j = 0; j < kKeys; ++j) Ahead::Fetch(ahead, key + j);
-    ScoreKeys<T, Rows, kKeys>(q, dim, k + key * stride, stride, s + key);
+    ScoreKeys<T, Rows, kKeys>(q, dim, k + key * stride, stride, key, ahead, s + key);
   }
-  for (; key < count; ++key) {
-    Ahead::Fetch(ahead, key);
-    ScoreKeys<T, Rows, 1>(q, dim, k + key * stride, stride, s + key);
-  }
+  for (; key < count; ++key) ScoreKeys<T, Rows, 1>(q, dim, k + key * stride, stride, key, ahead, s + key);
 }
 
 // acc[row * dim + d] = factor[row] * acc + the weighted values of Pairs pairs of vectors from d on.
 template <class T, int Rows, int Pairs>
 ZML_INLINE void MixColumns(const float* weights, const float* factor, const char* v, int64_t stride, int64_t count,
-                           const Ahead& ahead, float* acc, int64_t dim) {
+                           const Ahead& ahead, int64_t at, float* acc, int64_t dim) {
   F32 sum[Rows][2 * Pairs];
   for (int i = 0; i < Rows; ++i) {
     for (int c = 0; c < 2 * Pairs; ++c) sum[i][c] = Load<F32>(acc + i * dim + c * kLanes) * factor[i];
   }
   for (int64_t key = 0; key < count; ++key) {
-    Ahead::Fetch(ahead, key);
+    for (int c = 0; c < Pairs; ++c) Ahead::Fetch(ahead, key, at + c * kPair * T::kBytes);
     F32 x[2 * Pairs];
     for (int c = 0; c < Pairs; ++c) T::Pair(v + key * stride + c * kPair * T::kBytes, x[2 * c], x[2 * c + 1]);
     for (int i = 0; i < Rows; ++i) {
@@ -312,17 +337,15 @@ ZML_INLINE void MixColumns(const float* weights, const float* factor, const char
 }
 
 template <class T, int Rows>
-ZML_INLINE void Mix(const float* weights, const float* factor, const char* v, int64_t stride, int64_t count, Ahead ahead,
-                    float* acc, int64_t dim) {
+ZML_INLINE void Mix(const float* weights, const float* factor, const char* v, int64_t stride, int64_t count,
+                    const Ahead& ahead, float* acc, int64_t dim) {
   constexpr int kPairs = (Rows == 1 ? 4 : Rows == 2 ? 2 : 1) * (kManyRegisters ? 2 : 1);
   int64_t d = 0;
   for (; d + kPairs * kPair <= dim; d += kPairs * kPair) {
-    MixColumns<T, Rows, kPairs>(weights, factor, v + d * T::kBytes, stride, count, ahead, acc + d, dim);
-    ahead.base = nullptr;
+    MixColumns<T, Rows, kPairs>(weights, factor, v + d * T::kBytes, stride, count, ahead, d * T::kBytes, acc + d, dim);
   }
   for (; d < dim; d += kPair) {
-    MixColumns<T, Rows, 1>(weights, factor, v + d * T::kBytes, stride, count, ahead, acc + d, dim);
-    ahead.base = nullptr;
+    MixColumns<T, Rows, 1>(weights, factor, v + d * T::kBytes, stride, count, ahead, d * T::kBytes, acc + d, dim);
   }
 }
 
@@ -389,9 +412,10 @@ ZML_INLINE void DecodeTiles(const AttentionTask& task, const AttentionPart& part
   const int64_t group = task.group(), rows = part.queries * group, bytes = Bytes(task.cache);
   const float scale = QueryScale(task);
   for (int64_t row = 0; row < rows; ++row) {
-    float* q = x.q + row * x.dim;
-    const int64_t at = QueryAt(task, part, row);
-    for (int64_t d = 0; d < x.dim; ++d) q[Place<T>(d)] = d < task.dim ? One(task.type, task.q, at + d) * scale : 0.f;
+    // In order, where the keys will be.
+    float* ordered = x.keys;
+    ReadScaled(task.type, task.q + RowOffset(task, part, task.q_strides, row), task.dim, scale, ordered);
+    for (int64_t d = 0; d < x.dim; ++d) x.q[row * x.dim + Place<T>(d)] = d < task.dim ? ordered[d] : 0.f;
     for (int64_t d = 0; d < x.value_dim; ++d) x.acc[row * x.value_dim + d] = 0.f;
     x.stats[2 * row] = kNone;
     x.stats[2 * row + 1] = 0.f;
@@ -400,19 +424,16 @@ ZML_INLINE void DecodeTiles(const AttentionTask& task, const AttentionPart& part
   const char* first_key = FirstKey(task, part);
   const char* first_value = FirstValue(task, part);
   for (int64_t begin = part.keys.begin; begin < part.keys.end;) {
-    const int64_t end = Min((begin / kTile + 1) * kTile, part.keys.end), after = Min(end + kTile, part.keys.end);
+    const int64_t end = Min((begin / kTile + 1) * kTile, part.keys.end);
     const char* k = first_key + begin * k_stride;
     const char* v = first_value + begin * v_stride;
     int64_t k_step = k_stride, v_step = v_stride;
-    Ahead values{v, v_stride, task.value_dim * bytes}, next{nullptr, k_stride, task.dim * bytes};
-    // A tile that is followed by a whole one; else there is next to nothing to fetch.
-    if (after - end >= end - begin) next.base = first_key + end * k_stride;
+    const Ahead values{v, v_stride}, next{end < part.keys.end ? first_key + end * k_stride : k, k_stride};
     if (unpack != nullptr) {
       unpack(k, k_stride, end - begin, task.dim, x.dim, x.keys);
       unpack(v, v_stride, end - begin, task.value_dim, x.value_dim, x.values);
       k = (const char*)x.keys, v = (const char*)x.values;
       k_step = x.dim * 4, v_step = x.value_dim * 4;
-      values.base = nullptr;
     }
     for (int64_t query = 0; query < part.queries; ++query) {
       // Exactly what the query sees is read for it.
@@ -421,7 +442,6 @@ ZML_INLINE void DecodeTiles(const AttentionTask& task, const AttentionPart& part
       if (from >= to) continue;
       const char* k_from = k + from * k_step;
       const char* v_from = v + from * v_step;
-      if (values.base != nullptr) values.base = v_from;
       for (int64_t head = 0; head < group;) {
         const int64_t left = group - head, row = query * group + head;
         const int take = (int)(left == 5 || left == 6 ? 3 : Min(left, 4));
@@ -432,16 +452,14 @@ ZML_INLINE void DecodeTiles(const AttentionTask& task, const AttentionPart& part
           default: DecodeRows<T, 4>(task, x, row, to - from, k_from, k_step, values, v_from, v_step, next); break;
         }
         head += take;
-        values.base = next.base = nullptr;
       }
     }
     begin = end;
   }
   for (int64_t row = 0; row < rows; ++row) {
-    // In order, where the keys were.
-    float* sums = x.keys;
-    for (int64_t d = 0; d < task.value_dim; ++d) sums[d] = x.acc[row * x.value_dim + Place<T>(d)];
-    FinishRow(task, part, row, sums, x.stats[2 * row], x.stats[2 * row + 1]);
+    float* ordered = x.values;
+    for (int64_t d = 0; d < task.value_dim; ++d) ordered[d] = x.acc[row * x.value_dim + Place<T>(d)];
+    FinishRow(task, part, row, ordered, x.stats[2 * row], x.stats[2 * row + 1]);
   }
 }
 
@@ -650,8 +668,11 @@ ZML_INLINE void PrefillBlocks(const AttentionTask& task, const AttentionPart& pa
   const float scale = QueryScale(task);
   for (int64_t row = 0; row < x.strips * kRows; ++row) {
     float* q = x.q + row / kRows * kRows * task.dim + row % kRows;
-    const int64_t at = row < rows ? QueryAt(task, part, row) : 0;
-    for (int64_t d = 0; d < task.dim; ++d) q[d * kRows] = row < rows ? One(task.type, task.q, at + d) * scale : 0.f;
+    float* ordered = x.keys;
+    // The last strip is filled up with the last row.
+    const char* from = task.q + RowOffset(task, part, task.q_strides, Min(row, rows - 1));
+    ReadScaled(task.type, from, task.dim, scale, ordered);
+    for (int64_t d = 0; d < task.dim; ++d) q[d * kRows] = ordered[d];
     for (int64_t d = 0; d < x.value_dim; ++d) x.acc[row * x.value_dim + d] = 0.f;
     x.stats[2 * row] = kNone;
     x.stats[2 * row + 1] = 0.f;
