@@ -10,10 +10,10 @@ import pytest
 from zml.compile import ExecutableCache
 from zml.errors import CheckpointError, UsageError
 from zml.io import TensorStore, load
-from zml.llm.engine import Engine
-from zml.llm.sampling import Sampling
 from zml.kernels.cpu.formats import Format, dequantize
 from zml.kernels.cpu.quantize import quantize
+from zml.llm.engine import Engine
+from zml.llm.sampling import Sampling
 from zml.model_tree import byte_size, named_leaves
 from zml.models import Decoder
 from zml.nn import Linear, QuantizedWeight

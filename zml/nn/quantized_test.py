@@ -215,8 +215,11 @@ def test_cut_over_devices_it_gives_what_it_gives_on_one(format: str, devices: in
         values = platform.put_tree((placed(declared, layer), Slice(np.asarray(x.value), x.tags)))
         got = exe(*values)
         assert got.shape.tags == ("s", *weight.out)
+        # The native product rounds activations to 16 bits.
+        expected = np.asarray(layer(x).value)
+        scale = float(np.abs(expected).max())
         np.testing.assert_allclose(
-            got.numpy(), layer(x).value, rtol=1e-5, atol=1e-4, equal_nan=False
+            got.numpy(), expected, rtol=0, atol=2e-4 * scale, equal_nan=False
         )
 
 

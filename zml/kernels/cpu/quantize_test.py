@@ -145,7 +145,8 @@ def test_int4_has_the_best_of_its_scales(dtype: np.dtype[Any]) -> None:
     at = np.abs(groups).argmax(-1)[..., None]
     largest = np.take_along_axis(groups, at, -1)[..., 0]
     for divisor in quantizing._DIVISORS:
-        tried = (largest / divisor).astype(_BF16).astype(np.float64)[..., None]
+        quotient = largest.astype(np.float32) / np.float32(divisor)
+        tried = quotient.astype(_BF16).astype(np.float64)[..., None]
         error = ((groups - tried * np.clip(np.rint(groups / tried), -8, 7)) ** 2).sum(-1)
         assert (found <= error * (1 + 1e-5)).all()
         if divisor == -8:

@@ -17,7 +17,7 @@ constexpr int kInfinity = 0x7f800000;
 constexpr float kSmallest = 0x1p-126f;
 
 // Found greedily: each lowers the error on normal, Laplace and t distributed weights most after those before it. The
-// twelve are within 0.4 % of the best of a hundred.
+// twelve are within 1 % of the best of two hundred.
 constexpr float kDivisors[] = {-8.f,  -8.5f, -7.2f, -8.2f, -8.8f, -7.8f,
                                -8.3f, -7.f,  -8.6f, -8.1f, -7.7f, -8.4f};
 
