@@ -121,7 +121,7 @@ ZML_INLINE void LoadBlock(const float* logits, int64_t count, int64_t block, flo
 ZML_INLINE bool Distances(const SampleRow& row, int64_t block, float limit, F32* d) {
   if (!(Distance(row, row.peaks[block]) <= limit)) return false;
   LoadBlock(row.logits, row.count, block, kNan, d);
-  for (int v = 0; v < kVectors; ++v) d[v] = (row.largest - d[v]) / row.temperature;
+  for (int v = 0; v < kVectors; ++v) d[v] = Distance(row, d[v]);
   return true;
 }
 
