@@ -255,8 +255,8 @@ def test_a_loss_of_the_drawn_token_has_a_gradient() -> None:
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
-def _save(folder: Path) -> list[Array]:
-    """Cases into files; their tokens in this process."""
+def _save(folder: Path) -> list[Case]:
+    """Cases, which are written to a file too."""
     rng = np.random.default_rng()
     cases = [
         _case(rng, rows, voc, kind, counts=counts)
