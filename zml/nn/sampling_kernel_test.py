@@ -211,6 +211,17 @@ def test_tokens_are_those_of_the_definitions_and_of_xla(rows: int, voc: int, cou
     assert unsure <= 2 + rows * len(kinds) * 3 // 10
 
 
+def test_zeros_of_both_signs_are_equal() -> None:
+    # Their difference may be -0, whose bits are those of a great number.
+    rng = np.random.default_rng()
+    case = _case(rng, 16, 1000, "plain", counts=False)
+    case.logits[:] = -rng.integers(1, 4, size=case.logits.shape)
+    case.logits[:, 7::50] = 0.0
+    case.logits[:, ::100] = -0.0
+    for row, token in enumerate(_native(case)):
+        assert token in _admissible(case, row, 1e-6)
+
+
 @pytest.mark.parametrize("devices", [2, 3])
 def test_each_device_draws_from_whole_logits(devices: int) -> None:
     case = _case(np.random.default_rng(), 5, 12289, "plain", counts=True)
