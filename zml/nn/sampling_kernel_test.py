@@ -195,8 +195,8 @@ def test_tokens_are_those_of_the_definitions_and_of_xla(rows: int, voc: int, cou
     rng = np.random.default_rng()
     by_xla = jax.jit(sample)
     unsure = 0
-    kinds = ("plain", "plain", "plain", "ties", "masked", "broken")
-    for kind in kinds * 3:
+    kinds = ("plain", "plain", "ties", "masked", "broken", "plain", "ties", "masked")
+    for kind in kinds:
         case = _case(rng, rows, voc, kind, counts=counts)
         native, other = _native(case), np.asarray(by_xla(*case.tensors()).value)
         for row in range(rows):
@@ -208,7 +208,7 @@ def test_tokens_are_those_of_the_definitions_and_of_xla(rows: int, voc: int, cou
             unsure += len(among) > 1
             assert len(among) > 1 or native[row] == other[row], said
     # Else this would show nothing.
-    assert unsure <= 2 + rows * len(kinds) * 3 // 10
+    assert unsure <= 2 + rows * len(kinds) // 10
 
 
 def test_zeros_of_both_signs_are_equal() -> None:
