@@ -195,8 +195,8 @@ def test_tokens_are_those_of_the_definitions_and_of_xla(rows: int, voc: int, cou
     rng = np.random.default_rng()
     by_xla = jax.jit(sample)
     unsure = 0
-    kinds = ("plain", "plain", "plain", "ties", "masked", "broken")
-    for kind in kinds * 3:
+    kinds = ("plain", "plain", "ties", "masked", "broken", "plain", "ties", "masked")
+    for kind in kinds:
         case = _case(rng, rows, voc, kind, counts=counts)
         native, other = _native(case), np.asarray(by_xla(*case.tensors()).value)
         for row in range(rows):
@@ -208,7 +208,18 @@ def test_tokens_are_those_of_the_definitions_and_of_xla(rows: int, voc: int, cou
             unsure += len(among) > 1
             assert len(among) > 1 or native[row] == other[row], said
     # Else this would show nothing.
-    assert unsure <= 2 + rows * len(kinds) * 3 // 10
+    assert unsure <= 2 + rows * len(kinds) // 10
+
+
+def test_zeros_of_both_signs_are_equal() -> None:
+    # Their difference may be -0, whose bits are those of a great number.
+    rng = np.random.default_rng()
+    case = _case(rng, 16, 1000, "plain", counts=False)
+    case.logits[:] = -rng.integers(1, 4, size=case.logits.shape)
+    case.logits[:, 7::50] = 0.0
+    case.logits[:, ::100] = -0.0
+    for row, token in enumerate(_native(case)):
+        assert token in _admissible(case, row, 1e-6)
 
 
 @pytest.mark.parametrize("devices", [2, 3])
@@ -255,8 +266,8 @@ def test_a_loss_of_the_drawn_token_has_a_gradient() -> None:
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
-def _save(folder: Path) -> list[Array]:
-    """Cases into files; their tokens in this process."""
+def _save(folder: Path) -> list[Case]:
+    """Cases, which are written to a file too."""
     rng = np.random.default_rng()
     cases = [
         _case(rng, rows, voc, kind, counts=counts)

@@ -121,7 +121,7 @@ ZML_INLINE void LoadBlock(const float* logits, int64_t count, int64_t block, flo
 ZML_INLINE bool Distances(const SampleRow& row, int64_t block, float limit, F32* d) {
   if (!(Distance(row, row.peaks[block]) <= limit)) return false;
   LoadBlock(row.logits, row.count, block, kNan, d);
-  for (int v = 0; v < kVectors; ++v) d[v] = (row.largest - d[v]) / row.temperature;
+  for (int v = 0; v < kVectors; ++v) d[v] = Distance(row, d[v]);
   return true;
 }
 
@@ -190,13 +190,17 @@ static float* Gather(const SampleRow& row, int64_t begin, int64_t end, float lea
 }
 
 static void Weights(const float* distances, int64_t count, float* out) {
-  for (int64_t at = 0; at < count; at += kLanes) {
-    F32 d = F32{};
-    const int64_t left = count - at < kLanes ? count - at : kLanes;
-    __builtin_memcpy(&d, distances + at, (size_t)left * 4);
-    d = ExpOfMinus(d);
-    __builtin_memcpy(out + at, &d, (size_t)left * 4);
-  }
+  int64_t at = 0;
+  for (; at + kLanes <= count; at += kLanes) Store(out + at, ExpOfMinus(Load<F32>(distances + at)));
+  for (; at < count; ++at) out[at] = ExpOfMinus(Set(distances[at]))[0];
+}
+
+// Of words, numbers between 0 and 1; more than their noise by a little, for a few operations: -log(-log(u)) is less than
+// -log(1 - u), and a logarithm to base 2 more than the exponent and the mantissa put together, as they are in the bits.
+ZML_INLINE F32 Unit(U32 word) { return (__builtin_convertvector((I32)(word >> 9), F32) + 0.5f) * 0x1p-23f; }
+ZML_INLINE F32 MostNoise(U32 word) {
+  const F32 bits = __builtin_convertvector((I32)(1.f - Unit(word)), F32);
+  return Fma(bits, Set(-0x1p-23f * 0.693147181f), Set(127 * 0.693147181f + 1e-4f));
 }
 
 static void Draw(const SampleRow& row, int64_t begin, int64_t end, float limit, const uint32_t* key, SampleBest& best) {
@@ -206,7 +210,8 @@ static void Draw(const SampleRow& row, int64_t begin, int64_t end, float limit, 
   float reach = kMostNoise - kLeastNoise;
   U32 index;
   for (int i = 0; i < kLanes; ++i) index[i] = (uint32_t)i;
-  F32 top = Set(best.score);
+  float most = best.score;
+  F32 top = Set(most);
   I32 token = Set((int32_t)best.token);
   for (int64_t block = begin; block < end; ++block) {
     const float cut = limit < reach ? limit : reach;
@@ -220,16 +225,17 @@ static void Draw(const SampleRow& row, int64_t begin, int64_t end, float limit, 
       const uint32_t from = (uint32_t)(block * kSampleBlock + first * kLanes);
       for (int v = 0; v < kTogether; ++v) left[v] = index + (from + (uint32_t)(v * kLanes));
       Threefry(key, 0, left, right);
+      any = I32{};
+      for (int v = 0; v < kTogether; ++v) any |= kept[v] &= MostNoise(left[v]) - d[first + v] > Set(most);
+      if (!Any(any)) continue;
       for (int v = 0; v < kTogether; ++v) {
-        const F32 u = (__builtin_convertvector((I32)(left[v] >> 9), F32) + 0.5f) * 0x1p-23f;
-        const F32 score = -Log(-Log(u)) - d[first + v];
+        const F32 score = -Log(-Log(Unit(left[v]))) - d[first + v];
         const I32 better = (score > top) & kept[v];
         top = Select(better, score, top);
         token = (better & (I32)(index + (from + (uint32_t)(v * kLanes)))) | (~better & token);
       }
     }
-    float most = top[0];
-    for (int i = 1; i < kLanes; ++i) most = top[i] > most ? top[i] : most;
+    for (int i = 0; i < kLanes; ++i) most = top[i] > most ? top[i] : most;
     if (kMostNoise - most < reach) reach = kMostNoise - most;
   }
   for (int i = 0; i < kLanes; ++i) {

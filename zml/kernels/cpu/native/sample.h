@@ -31,9 +31,11 @@ struct SampleRow {
   float largest, temperature;
 };
 
-// How far a logit is from the largest. The only formula for it: what is kept must not depend on who computes it.
-static inline __attribute__((always_inline)) float Distance(const SampleRow& row, float logit) {
-  return (row.largest - logit) / row.temperature;
+// How far a logit, or a vector of them, is from the largest. The only formula for it: what is kept must not depend on who
+// computes it. Never -0, which has the bits of a large number.
+template <class T>
+static inline __attribute__((always_inline)) T Distance(const SampleRow& row, T logit) {
+  return (row.largest - logit) / row.temperature + 0.f;
 }
 
 // Distances in the order of their bits: 64 bins an octave from 2^-12 to 2^12; the first and the last have the rest.
