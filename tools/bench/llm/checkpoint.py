@@ -151,7 +151,7 @@ def read(folder: Path) -> dict[str, Bits]:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
-    data: Bits = np.memmap(path, np.uint16, "r", offset=8 + length)  # type: ignore[assignment]
+    data: Bits = np.memmap(path, np.uint16, "r", offset=8 + length)
     return {
         name: data[slice(*(x // 2 for x in entry["data_offsets"]))].reshape(entry["shape"])
         for name, entry in header.items()

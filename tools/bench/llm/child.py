@@ -48,7 +48,7 @@ class Lock:
 def peer_environment() -> dict[str, str]:
     """For another interpreter: the repository's own modules, none of the packages of this one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def run(

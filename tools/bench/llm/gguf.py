@@ -1,6 +1,7 @@
 """A writer of GGUF files (version 3), with ggml's block formats q8_0 and q4_0. Specification: ggml's docs/gguf.md."""
 
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -71,11 +72,14 @@ def write(
 def _ahead(
     pool: ThreadPoolExecutor, chunks: Callable[[int], Iterable[bytes]], count: int, depth: int = 4
 ) -> Iterator[list[bytes]]:
-    running = [pool.submit(lambda i=i: list(chunks(i))) for i in range(min(depth, count))]
-    for i in range(count):
-        yield running.pop(0).result()
-        if i + depth < count:
-            running.append(pool.submit(lambda i=i + depth: list(chunks(i))))
+    def whole(index: int) -> list[bytes]:
+        return list(chunks(index))
+
+    running = deque(pool.submit(whole, index) for index in range(min(depth, count)))
+    for following in range(len(running), count + len(running)):
+        yield running.popleft().result()
+        if following < count:
+            running.append(pool.submit(whole, following))
 
 
 def _string(text: str) -> bytes:
@@ -110,7 +114,7 @@ def quantize_q8_0(values: _Floats) -> bytes:
     """Blocks of a float16 scale d = max|x| / 127 and 32 int8 round(x / d), as ggml's quantize_row_q8_0_ref."""
     x = values.reshape(-1, BLOCK)
     out = np.empty(len(x), [("d", "<f2"), ("q", "i1", BLOCK)])
-    d = np.abs(x).max(1) / np.float32(127)
+    d = np.divide(np.abs(x).max(1), 127, dtype=np.float32)
     out["d"] = d
     scaled = x * _inverse(d)[:, None]
     # C's roundf: halves away from zero.
@@ -124,7 +128,7 @@ def quantize_q4_0(values: _Floats) -> bytes:
     x = values.reshape(-1, BLOCK)
     out = np.empty(len(x), [("d", "<f2"), ("q", "u1", BLOCK // 2)])
     largest = x[np.arange(len(x)), np.abs(x).argmax(1)]
-    d = largest / np.float32(-8)
+    d = np.divide(largest, -8, dtype=np.float32)
     out["d"] = d
     q = np.minimum(x * _inverse(d)[:, None] + np.float32(8.5), 15).astype(np.uint8)
     out["q"] = q[:, : BLOCK // 2] | q[:, BLOCK // 2 :] << 4

@@ -195,11 +195,8 @@ def _machine(threads: int) -> dict[str, Any]:
     name, flags = platform.processor(), ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        values = dict(
-            (part.strip() for part in line.split(":", 1))
-            for line in reversed(cpuinfo.read_text().splitlines())
-            if ":" in line
-        )
+        lines = cpuinfo.read_text().splitlines()
+        values = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
         name = values.get("model name", name)
         flags = values.get("flags", values.get("Features", ""))
     return {

@@ -126,6 +126,10 @@ def _block(contenders: Sequence[Contender], work: Work, limits: Limits) -> Itera
             assert same is not None
             yield f"greedy tokens shared by zml and {peer.name}: {same[0]} of {same[1]}"
     for contender in contenders:
+        if contender.samples:
+            about = contender.samples[0]["about"].items()
+            described = ", ".join(f"{name} {value}" for name, value in about)
+            yield f"{contender.format} {contender.name}: {described}"
         if contender.problem:
             yield f"{contender.format} {contender.name}: {contender.problem}"
         noisy, rounds = sum(map(is_noisy, contender.samples)), len(contender.samples)

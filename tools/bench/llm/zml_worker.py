@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 
 from tools.bench.llm.peers import process
 from zml.compile import ExecutableCache
@@ -43,8 +42,15 @@ def main() -> None:
     age = process.age(job["started"])
     if job["first_token"]:
         timings = engine.timings
-        answer = {"seconds": age, "compile_cached": timings.compile_cached}
-        print(json.dumps({**answer, "load_seconds": timings.load}))
+        print(
+            json.dumps(
+                {
+                    "seconds": age,
+                    "compile_cached": timings.compile_cached,
+                    "load_seconds": timings.load,
+                }
+            )
+        )
         return
     for _ in generation:  # a decode step, which is warm then
         pass
@@ -59,7 +65,7 @@ def main() -> None:
         "peak_rss_bytes": process.peak_rss(),
         "about": {
             "version": jax.__version__,
-            "jaxlib": jaxlib.__version__,
+            "kernels": str(engine.deployment.platform.kernels),
             "dtype": str(engine.deployment.dtype),
             "attention": engine.deployment.backend,
         },
