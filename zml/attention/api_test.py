@@ -57,6 +57,15 @@ def test_the_native_backend_says_why_it_is_not_available(
     assert said in str(Backend.CPU_FLASH.is_available(platform).reason)
 
 
+def test_the_native_backend_is_refused_where_its_library_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(library, "load", lambda: library.Missing("lost"))
+    with pytest.raises(UnsupportedError, match="cpu_flash: lost"):
+        Attention.using("cpu_flash")(*_inputs())
+    assert Attention.using("cpu_flash", "vanilla")(*_inputs()).tags == ("q", "h", "hd")
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("cuda_fa3", "is not in this build"), ("fa9", "is unknown")]
 )

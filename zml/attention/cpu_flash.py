@@ -34,13 +34,17 @@ def is_available(platform: Platform) -> Availability:
     # A platform knows whether its programs may call native code: a plugin's may not.
     if not getattr(platform, "has_kernels", True):
         return Availability("this platform calls no native kernels")
-    found = library.load()
-    return Availability(found.reason if isinstance(found, library.Missing) else None)
+    return _library()
 
 
 def supports(_q: Shape, _k: Shape, _parameters: Parameters) -> Availability:
-    """Everything. Element types that the native code does not read are converted first."""
-    return Availability()
+    """Everything, where the native library is. Element types that it does not read are converted first."""
+    return _library()
+
+
+def _library() -> Availability:
+    found = library.load()
+    return Availability(found.reason if isinstance(found, library.Missing) else None)
 
 
 def metadata(_q: Shape, _k: Shape, _parameters: Parameters) -> Metadata:
