@@ -32,7 +32,11 @@ def for_each_isa(name, srcs, hdrs, **kwargs):
                 srcs = srcs,
                 hdrs = hdrs,
                 # Of no use unless it is optimized, so that it is in every mode.
-                copts = ["-O3"] + flags,
+                copts = flags + select({
+                    ":asan": ["-O1"],
+                    ":tsan": ["-O1"],
+                    "//conditions:default": ["-O3"],
+                }),
                 local_defines = ["ZML_ISA=" + isa],
                 target_compatible_with = ["@platforms//cpu:" + cpu] if cpu else [],
                 **kwargs
