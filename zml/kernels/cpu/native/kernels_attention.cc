@@ -360,6 +360,9 @@ void Unpack(const char* from, int64_t stride, int64_t count, int64_t dim, int64_
   }
 }
 
+// A place in scratch memory, which is null where it is only measured.
+ZML_INLINE float* At(float* base, int64_t offset) { return base == nullptr ? nullptr : base + offset; }
+
 struct DecodeScratch {
   int64_t dim, value_dim;  // padded
   float *q, *acc, *stats, *s, *keys, *values;
@@ -371,12 +374,12 @@ struct DecodeScratch {
     x.dim = RoundUp(task.dim, kPair);
     x.value_dim = RoundUp(task.value_dim, kPair);
     int64_t used = 0;
-    x.q = base + used, used += rows * x.dim;
-    x.acc = base + used, used += rows * x.value_dim;
-    x.stats = base + used, used += RoundUp(2 * rows, 16);
-    x.s = base + used, used += 4 * kTile;
-    x.keys = base + used, used += kTile * x.dim;
-    x.values = base + used, used += kTile * x.value_dim;
+    x.q = At(base, used), used += rows * x.dim;
+    x.acc = At(base, used), used += rows * x.value_dim;
+    x.stats = At(base, used), used += RoundUp(2 * rows, 16);
+    x.s = At(base, used), used += 4 * kTile;
+    x.keys = At(base, used), used += kTile * x.dim;
+    x.values = At(base, used), used += kTile * x.value_dim;
     x.floats = RoundUp(used, 16);
     return x;
   }
@@ -611,12 +614,12 @@ struct PrefillScratch {
     x.strips = (queries * task.group() + kRows - 1) / kRows;
     const int64_t rows = x.strips * kRows;
     int64_t used = 0;
-    x.keys = base + used, used += RoundUp(kBlock * task.dim, 16);
-    x.values = base + used, used += kBlock * x.value_dim;
-    x.s = base + used, used += kRows * kBlock;
-    x.q = base + used, used += RoundUp(rows * task.dim, 16);
-    x.acc = base + used, used += rows * x.value_dim;
-    x.stats = base + used, used += RoundUp(2 * rows, 16);
+    x.keys = At(base, used), used += RoundUp(kBlock * task.dim, 16);
+    x.values = At(base, used), used += kBlock * x.value_dim;
+    x.s = At(base, used), used += kRows * kBlock;
+    x.q = At(base, used), used += RoundUp(rows * task.dim, 16);
+    x.acc = At(base, used), used += rows * x.value_dim;
+    x.stats = At(base, used), used += RoundUp(2 * rows, 16);
     x.floats = used;
     return x;
   }

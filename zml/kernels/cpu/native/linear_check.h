@@ -323,7 +323,7 @@ void Check(Function function, const Case& c, Threads& pool) {
     }
     for (size_t i = 0; i < ys.size(); ++i) {
       Numbers y(c.y, c.m * c.n[i]);
-      std::memcpy(y.data(), ys[i].data(), ys[i].size());
+      std::copy(ys[i].begin(), ys[i].end(), y.data());
       for (size_t row = 0; row < c.m; ++row) {
         for (size_t n = 0; n < c.n[i]; ++n) {
           const auto sum = [&](size_t side) {
