@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from examples.llm._testing import config, run, write_model
+from zml.kernels.cpu import library
 
 
 @pytest.fixture
@@ -133,3 +134,24 @@ def test_chat_on_a_terminal(model: Path) -> None:
     prompt_tokens = [int(line.split(": ")[-1].split()[0]) for line in turns]
     assert prompt_tokens[1] > prompt_tokens[0] + len("[user]two")
     assert "(0 cached)" in turns[0] and "(0 cached)" not in turns[1]
+
+
+@pytest.mark.skipif(not library.available(), reason="the native library is not here")
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("prompt", ["What is a violin?", "What is a dog?"])
+def test_every_instruction_set_gives_the_demo_s_tokens(
+    prompt: str, quantize: str, tmp_path: Path
+) -> None:
+    arguments = f"--prompt={prompt}", f"--quantize={quantize}", "--temperature=0", "--json"
+    tokens = {}
+    for isa in ("", "portable"):
+        done = subprocess.run(
+            [sys.executable, "-m", "examples.llm", *arguments],
+            env=_environment(ZML_CPU_ISA=isa, XDG_CACHE_HOME=str(tmp_path)),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        tokens[isa] = json.loads(done.stdout)["token_ids"]
+    assert tokens["portable"] == tokens[""]
+    assert len(tokens[""]) > 5
