@@ -13,8 +13,8 @@ from zml.kernels.cpu import library
 from zml.model_tree import is_leaf, leaves, model
 from zml.nn import Linear, Mlp, project
 from zml.platform import CpuOptions, Platform
-from zml.sharding import HIGH_BANDWIDTH, LogicalMesh
 from zml.shape import REPLICATED, AxisPartition
+from zml.sharding import HIGH_BANDWIDTH, LogicalMesh
 from zml.tensor import Tensor
 
 pytestmark = pytest.mark.skipif(not library.available(), reason="the native library is not here")
