@@ -56,9 +56,9 @@ def logits(variant: str, where: Platform, dtype: str) -> np.ndarray:
 
 
 def greedy(variant: str, where: Platform) -> list[int]:
-    """The 64 tokens after the prompt."""
+    """The 64 tokens after the prompt, in float32, as those recorded are."""
     prompt = golden(variant)["prompt_ids"].tolist()
-    engine = Engine.open(str(GOLDEN / variant), where)
+    engine = Engine.open(str(GOLDEN / variant), where, "float32")
     engine.start(len(prompt))
     pieces = engine.generate(prompt, Sampling(), max_new_tokens=64, ignore_eos=True)
     return [piece.token for piece in pieces if piece.token is not None]

@@ -12,8 +12,9 @@ import numpy as np
 from zml import log
 from zml.buffer import Buffer
 from zml.declared import Quantized, Repeat
+from zml.io.memory import Slabs, aligned
 from zml.io.quantize import Quantizing, Scratch
-from zml.io.read import aligned, convert, read_into
+from zml.io.read import convert, read_into
 from zml.io.safetensors import STORED, Entry
 from zml.io.store import TensorStore, first_names
 from zml.model_tree import is_leaf, leaves
@@ -102,7 +103,7 @@ def _jobs(
 ) -> list[Callable[[], None]]:
     """What is to be done, each by one thread: a tensor, or some rows of one that is quantized."""
     jobs: list[Callable[[], None]] = []
-    scratch = Scratch()
+    scratch, slabs = Scratch(), Slabs()
     # The parts of a quantized tensor come from one reading.
     parts: dict[tuple[str, Quantized], list[int]] = {}
     for index, tensor in enumerate(declared):
@@ -115,8 +116,9 @@ def _jobs(
         tensor = declared[index]
         source = tensor.source
         assert source is not None
-        host = _read(store.entries[source.name], source.name, tensor.dtype.numpy)
-        put(index, _declared_form(host, tensor.shape, source.repeat))
+        host = slabs.array(tensor.shape.dims, tensor.dtype.numpy)
+        _read(store.entries[source.name], source.name, tensor.shape, source.repeat, host)
+        put(index, host)
 
     def rows(quantizing: Quantizing, first: int, indices: Sequence[int]) -> None:
         packed = quantizing.take(first)
@@ -134,24 +136,28 @@ def _jobs(
         indices = parts[source.name, source.quantized]
         if index != indices[0]:
             continue
-        quantizing = Quantizing(store.entries[source.name], source.name, source.quantized, scratch)
+        quantizing = Quantizing(
+            store.entries[source.name], source.name, source.quantized, scratch, slabs
+        )
         jobs += [partial(rows, quantizing, first, indices) for first in quantizing.chunks()]
     return jobs
 
 
-def _declared_form(host: np.ndarray, shape: Shape, repeat: Repeat | None) -> np.ndarray:
-    """Stored elements in the declared shape."""
-    if repeat is None:
-        return host.reshape(shape.dims)
-    once = shape.set(**{repeat.tag: shape.dim(repeat.tag) // repeat.times})
-    result = aligned(shape.dims, host.dtype)
-    axis = shape.axis(repeat.tag)
-    grouped = result.reshape(*once.dims[: axis + 1], repeat.times, *once.dims[axis + 1 :])
-    grouped[...] = np.expand_dims(host.reshape(once.dims), axis + 1)
-    return result
-
-
-def _read(entry: Entry, name: str, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    stored = aligned(entry.shape, STORED[entry.dtype].numpy)
+def _read(
+    entry: Entry, name: str, shape: Shape, repeat: Repeat | None, host: np.ndarray[Any, Any]
+) -> None:
+    """Fills an array of the declared shape and type with a stored tensor."""
+    dtype = STORED[entry.dtype].numpy
+    if repeat is None and dtype == host.dtype:
+        read_into(host, entry, name)
+        return
+    stored = aligned(entry.shape, dtype)
     read_into(stored, entry, name)
-    return convert(stored, dtype)
+    if repeat is None:
+        convert(stored.reshape(host.shape), host)
+        return
+    once = shape.set(**{repeat.tag: shape.dim(repeat.tag) // repeat.times})
+    axis = shape.axis(repeat.tag)
+    grouped = host.reshape(*once.dims[: axis + 1], repeat.times, *once.dims[axis + 1 :])
+    for copy in range(repeat.times):
+        convert(stored.reshape(once.dims), grouped[(slice(None),) * (axis + 1) + (copy,)])

@@ -7,7 +7,8 @@ import numpy as np
 
 from zml.declared import Quantized
 from zml.errors import CheckpointError
-from zml.io.read import aligned, convert, read_into
+from zml.io.memory import Slabs, aligned
+from zml.io.read import read_into
 from zml.io.safetensors import STORED, Entry
 from zml.kernels.cpu.formats import BLOCK, Format, Packed
 from zml.kernels.cpu.quantize import quantize_rows
@@ -33,11 +34,14 @@ class Scratch(threading.local):
 class Quantizing:
     """A stored matrix [n, columns] on its way into packed arrays. Threads may take its chunks in any order."""
 
-    def __init__(self, entry: Entry, name: str, how: Quantized, scratch: Scratch) -> None:
+    def __init__(
+        self, entry: Entry, name: str, how: Quantized, scratch: Scratch, slabs: Slabs
+    ) -> None:
         self._entry = entry
         self._name = name
         self._how = how
         self._scratch = scratch
+        self._slabs = slabs
         self._format = Format(how.format)
         self._dtype = STORED[entry.dtype].numpy
         stored_rows, self._columns = entry.shape
@@ -72,8 +76,8 @@ class Quantizing:
 
     def _empty(self) -> Packed:
         f, size = self._format, (self._rows, self._columns)
-        values = aligned(f.values_dims(*size), f.values_dtype)
-        scales = aligned(f.scales_dims(*size), f.scales_dtype)
+        values = self._slabs.array(f.values_dims(*size), f.values_dtype)
+        scales = self._slabs.array(f.scales_dims(*size), f.scales_dtype)
         return Packed(values, scales, *size, f)
 
     def _read(self, first: int, end: int) -> np.ndarray[Any, Any]:
@@ -83,7 +87,8 @@ class Quantizing:
         stored = self._scratch.array((high - low, self._columns), self._dtype)
         read_into(stored, self._entry, self._name, low * self._columns * self._dtype.itemsize)
         if stored.dtype == np.float64:
-            stored = convert(stored, np.dtype(np.float32))
+            with np.errstate(over="ignore"):
+                stored = stored.astype(np.float32)
         return stored if self._how.times == 1 else stored[rows - low]
 
     def _stored_rows(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -23,18 +24,39 @@ void Pause() {
 #endif
 }
 
+// Parts that follow one another, of which one worker takes the next until there are none.
+struct alignas(64) Range {
+  std::atomic<size_t> next{0};
+  size_t end = 0;
+};
+
 // What all threads of one call share. Tasks that start when the work is over find it here all the same, so it is
 // theirs too.
 struct Job {
   const std::function<void(size_t, size_t)>* body;
   size_t parts;
-  std::atomic<size_t> next{0};
+  std::vector<Range> ranges;  // one for each worker
   std::atomic<size_t> done{0};
   std::atomic<size_t> workers{1};
 
+  Job(const std::function<void(size_t, size_t)>& body, size_t parts, size_t workers)
+      : body(&body), parts(parts), ranges(workers) {
+    for (size_t i = 0; i < workers; ++i) {
+      ranges[i].next = i * parts / workers;
+      ranges[i].end = (i + 1) * parts / workers;
+    }
+  }
+
+  // Its own range, so that it reads memory in order, then what others have left.
   void Work(size_t worker) {
     size_t finished = 0;
-    for (size_t part; (part = next.fetch_add(1, std::memory_order_relaxed)) < parts; ++finished) (*body)(part, worker);
+    for (size_t i = 0; i < ranges.size(); ++i) {
+      Range& range = ranges[(worker + i) % ranges.size()];
+      if (range.next.load(std::memory_order_relaxed) >= range.end) continue;
+      for (size_t part; (part = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end; ++finished) {
+        (*body)(part, worker);
+      }
+    }
     // The release gives the caller what the parts have written.
     if (finished != 0) done.fetch_add(finished, std::memory_order_release);
   }
@@ -126,16 +148,10 @@ void Parallel(Pool& pool, size_t workers, size_t parts, const std::function<void
     for (size_t part = 0; part < parts; ++part) body(part, 0);
     return;
   }
-  auto job = std::make_shared<Job>();
-  job->body = &body;
-  job->parts = parts;
+  auto job = std::make_shared<Job>(body, parts, workers);
   for (size_t i = 1; i < workers; ++i) {
-    pool.Schedule([job] {
-      // One that starts late must not touch the body, which is gone by then; nor does it: there is no part left.
-      if (job->next.load(std::memory_order_relaxed) < job->parts) {
-        job->Work(job->workers.fetch_add(1, std::memory_order_relaxed));
-      }
-    });
+    // One that starts late must not touch the body, which is gone by then; nor does it: there is no part left.
+    pool.Schedule([job] { job->Work(job->workers.fetch_add(1, std::memory_order_relaxed)); });
   }
   job->Work(0);
   // What is left is at most a part for each of the others: too short to sleep, unless one of them has lost its processor.

@@ -23,9 +23,9 @@ size_t Workers(const Pool& pool);
 size_t AvailableProcessors();
 
 // Calls body(part, worker) for each part in [0, parts), on this thread and on those of the pool, and returns when all are
-// done. Each worker, of those numbered 0 to workers - 1, has one part at a time. Parts are taken in order as workers
-// become free: make them many enough to balance, and large enough to pay. The caller works too, so it ends even if
-// the pool's threads are all busy for ever; body must not throw.
+// done. Each worker, of those numbered 0 to workers - 1, has one part at a time: of a range of its own in order, then of
+// the ranges of others who are not done. Make parts many enough to balance, and large enough to pay. The caller works
+// too, so it ends even if the pool's threads are all busy for ever; body must not throw.
 void Parallel(Pool& pool, size_t workers, size_t parts, const std::function<void(size_t part, size_t worker)>& body);
 
 }  // namespace zml::cpu
