@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,12 @@ def load() -> Library | Missing:
             raise UsageError(f"{PATH_VARIABLE}={given}: cannot be loaded: {error}") from error
         return Missing(f"{path} cannot be loaded: {error}")
     symbols.zml_cpu_isa.restype = symbols.zml_cpu_error.restype = ctypes.c_char_p
+    ours, theirs = int(symbols.zml_cpu_ffi_version()), _ffi_version()
+    if theirs is not None and ours > theirs:
+        # XLA takes handlers for its own and for older versions; others break the whole client.
+        return Missing(
+            f"{path} was built for version {_dotted(ours)} of XLA's FFI, and this jaxlib has {_dotted(theirs)}"
+        )
     isa: bytes | None = symbols.zml_cpu_isa()
     if isa is None:
         raise UsageError(symbols.zml_cpu_error().decode())
@@ -96,6 +103,22 @@ def _declare(symbols: ctypes.CDLL) -> None:
 def available() -> bool:
     """Whether there is a library."""
     return isinstance(load(), Library)
+
+
+def _ffi_version() -> int | None:
+    """The version of XLA's interface in jaxlib, as the library counts; None where its headers are not there."""
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
+    try:
+        text = header.read_text("utf-8")
+    except OSError:
+        return None
+    parts = [re.search(rf"#define XLA_FFI_API_{part} (\d+)", text) for part in ("MAJOR", "MINOR")]
+    major, minor = (int(part[1]) if part else 0 for part in parts)
+    return 1000 * major + minor
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000}"
 
 
 def _beside() -> Path:
