@@ -32,7 +32,8 @@ struct AttentionTask {
   float softcap;   // 0: none
   float scale;
 
-  int64_t group() const { return heads / kv_heads; }
+  // Never a function of its own: see kernels.h.
+  __attribute__((always_inline)) int64_t group() const { return heads / kv_heads; }
 };
 
 struct KeyRange {
