@@ -15,8 +15,9 @@ namespace {
 
 // Up to so many queries are done key by key.
 constexpr int64_t kFewQueries = 6;
-// The keys of a part of few queries: few enough for many processors, many enough that its sums are little beside them.
-constexpr int64_t kDecodeKeys = 256;
+// The keys of a part of few queries: few enough for many processors, where there are many keys so many that its start, which
+// nothing was fetched ahead for, and its sums are little beside them.
+constexpr int64_t kDecodeKeys = 256, kMostDecodeKeys = 1024, kDecodeParts = 16;
 // Parts of many queries have about as many floats of queries, and at least so many keys where the keys are divided too,
 // which they are to have so many parts.
 constexpr int64_t kPrefillFloats = 32768, kPrefillKeys = 1024, kPrefillParts = 64;
@@ -59,7 +60,8 @@ std::vector<Unit> Divide(const AttentionTask& task, bool few) {
       // The first may see nothing, and say so by a range that ends, and begins, anywhere.
       unit.keys.begin = std::min(unit.keys.begin, unit.keys.end);
       const int64_t count = unit.keys.end - unit.keys.begin;
-      unit.part_keys = few ? kDecodeKeys : std::max(kPrefillKeys, (count / ranges + 127) / 128 * 128);
+      unit.part_keys = few ? std::clamp(count / kDecodeParts / kDecodeKeys * kDecodeKeys, kDecodeKeys, kMostDecodeKeys)
+                           : std::max(kPrefillKeys, (count / ranges + 127) / 128 * 128);
       const int64_t from = unit.keys.begin / unit.part_keys, to = (unit.keys.end + unit.part_keys - 1) / unit.part_keys;
       unit.parts = std::max<int64_t>(to - from, 1);
       if (!units.empty()) {

@@ -396,8 +396,8 @@ ZML_INLINE int64_t Place(int64_t d) {
 // A tile's keys and values, for `Rows` heads of a query.
 template <class T, int Rows>
 void DecodeRows(const AttentionTask& task, const DecodeScratch& x, int64_t row, int64_t count, const char* k,
-                int64_t k_stride, const Ahead& values, const char* v, int64_t v_stride, const Ahead& next) {
-  Scores<T, Rows>(x.q + row * x.dim, x.dim, k, k_stride, count, values, x.s);
+                int64_t k_stride, const Ahead& next_k, const char* v, int64_t v_stride, const Ahead& next_v) {
+  Scores<T, Rows>(x.q + row * x.dim, x.dim, k, k_stride, count, next_k, x.s);
   float factor[Rows];
   const int64_t size = RoundUp(count, kLanes);
   for (int i = 0; i < Rows; ++i) {
@@ -405,7 +405,7 @@ void DecodeRows(const AttentionTask& task, const DecodeScratch& x, int64_t row, 
     for (int64_t j = count; j < size; ++j) x.s[i * kTile + j] = 0.f;
     factor[i] = Weigh(task, x.s + i * kTile, {0, count}, size, stats[0], stats[1]);
   }
-  Mix<T, Rows>(x.s, factor, v, v_stride, count, next, x.acc + row * x.value_dim, x.value_dim);
+  Mix<T, Rows>(x.s, factor, v, v_stride, count, next_v, x.acc + row * x.value_dim, x.value_dim);
 }
 
 // T: the type of the cache, or Float32 where its rows are unpacked first.
@@ -431,7 +431,9 @@ ZML_INLINE void DecodeTiles(const AttentionTask& task, const AttentionPart& part
     const char* k = first_key + begin * k_stride;
     const char* v = first_value + begin * v_stride;
     int64_t k_step = k_stride, v_step = v_stride;
-    const Ahead values{v, v_stride}, next{end < part.keys.end ? first_key + end * k_stride : k, k_stride};
+    // The next tile's, or where there is none this one's again.
+    const int64_t next = end < part.keys.end ? end : begin;
+    const Ahead next_k{first_key + next * k_stride, k_stride}, next_v{first_value + next * v_stride, v_stride};
     if (unpack != nullptr) {
       unpack(k, k_stride, end - begin, task.dim, x.dim, x.keys);
       unpack(v, v_stride, end - begin, task.value_dim, x.value_dim, x.values);
@@ -449,10 +451,10 @@ ZML_INLINE void DecodeTiles(const AttentionTask& task, const AttentionPart& part
         const int64_t left = group - head, row = query * group + head;
         const int take = (int)(left == 5 || left == 6 ? 3 : Min(left, 4));
         switch (take) {
-          case 1: DecodeRows<T, 1>(task, x, row, to - from, k_from, k_step, values, v_from, v_step, next); break;
-          case 2: DecodeRows<T, 2>(task, x, row, to - from, k_from, k_step, values, v_from, v_step, next); break;
-          case 3: DecodeRows<T, 3>(task, x, row, to - from, k_from, k_step, values, v_from, v_step, next); break;
-          default: DecodeRows<T, 4>(task, x, row, to - from, k_from, k_step, values, v_from, v_step, next); break;
+          case 1: DecodeRows<T, 1>(task, x, row, to - from, k_from, k_step, next_k, v_from, v_step, next_v); break;
+          case 2: DecodeRows<T, 2>(task, x, row, to - from, k_from, k_step, next_k, v_from, v_step, next_v); break;
+          case 3: DecodeRows<T, 3>(task, x, row, to - from, k_from, k_step, next_k, v_from, v_step, next_v); break;
+          default: DecodeRows<T, 4>(task, x, row, to - from, k_from, k_step, next_k, v_from, v_step, next_v); break;
         }
         head += take;
       }
