@@ -9,9 +9,9 @@
 namespace zml::cpu {
 namespace {
 
-// The bytes of weights that a worker takes at a time: much more than what taking them costs, and few enough that none of the
-// workers is left with work for long when the others are done.
-constexpr size_t kPartBytes = 64 * 1024;
+// The bytes of weights that a worker takes at a time: reading starts anew with each part and, in it, with each of two weights,
+// before memory is as fast as it can be; few enough that no worker is left with work for long when the others are done.
+constexpr size_t kPartBytes = 256 * 1024;
 // Parts are of whole blocks of rows of the packed formats.
 constexpr size_t kBlock = 16;
 
