@@ -75,10 +75,10 @@ def test_logits_are_those_of_the_rounded_weights(model_type: str, tmp_path: Path
         found = _logits(_open(folder, format))
         rounded = {name: _rounded(name, array, Format(format)) for name, array in arrays.items()}
         expected = _logits(_open(_write(tmp_path / format, config, rounded), "none"))
-        # The kernels round activations to 16 bits, and small models with large norms spread that.
-        most_apart = 5e-3 * exact.std()
-        np.testing.assert_allclose(found, expected, rtol=0, atol=most_apart, equal_nan=False)
-        assert np.sqrt(((found - expected) ** 2).mean()) < 1e-3 * exact.std()
+        apart = np.abs(found - expected) / exact.std()
+        # The kernels round activations to 16 bits, or 8, and small models with large norms spread that.
+        rounding = 1e-3 if format == "int8" else 0.06
+        assert np.sqrt((apart**2).mean()) < rounding and apart.max() < 5 * rounding
         assert np.sqrt(((found - exact) ** 2).mean()) < most * exact.std()
 
 
