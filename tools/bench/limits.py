@@ -62,13 +62,29 @@ def library() -> ctypes.CDLL | None:
 def measure(threads: int, megabytes: int = 1024, passes: int = 9) -> Limits:
     """Measures with so many threads; takes about 3 seconds with the default gigabyte."""
     probe = library()
-    read = _read(probe, threads, megabytes << 20, passes)
+    read = read_limit(threads, megabytes, passes)
     f32 = _peak(probe, "f32", threads, passes)
     bf16 = _peak(probe, "bf16", threads, passes) if probe else None
     assert f32 is not None
     if bf16 is None:
         bf16 = Limit(f32.median, f32.max, f"as f32: {f32.how}")
     return Limits(threads, read, f32, bf16)
+
+
+def beside_reading[T](
+    run: Callable[[], T], times: int, threads: int, megabytes: int
+) -> list[tuple[T, float]]:
+    """What `run` gives so many times, each with the read bandwidth in GB/s of just before and after it.
+
+    Other guests of a shared machine can halve its bandwidth from one minute to the next, so a share is of a moment's.
+    """
+    found, before = [], read_limit(threads, megabytes, passes=5).median
+    for _ in range(times):
+        result = run()
+        after = read_limit(threads, megabytes, passes=5).median
+        found.append((result, (before + after) / 2))
+        before = after
+    return found
 
 
 def combined(found: list[Limits]) -> Limits:
@@ -86,7 +102,9 @@ def combined(found: list[Limits]) -> Limits:
     )
 
 
-def _read(probe: ctypes.CDLL | None, threads: int, size: int, passes: int) -> Limit:
+def read_limit(threads: int, megabytes: int, passes: int) -> Limit:
+    """Reading memory, in GB/s, with so many threads."""
+    probe, size = library(), megabytes << 20
     if probe is None:
         return _numpy_read(threads, size, passes)
     seconds, name = (ctypes.c_double * passes)(), ctypes.create_string_buffer(_NAME_SIZE)

@@ -45,6 +45,13 @@ class Lock:
             yield
 
 
+def cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def peer_environment() -> dict[str, str]:
     """For another interpreter: the repository's own modules, none of the packages of this one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

@@ -14,6 +14,8 @@ from tools.bench.llm.checkpoint import Size
 FORMATS = ("bf16", "int8", "int4", "f32")
 """What a decode step reads: bf16 or f32 weights as they are, int8, or int4 with lm_head in int8."""
 GGUF = {"bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
+PAIR_STEPS = 8
+"""Of a decode between two probes: half a second at most."""
 _ZML = {
     "bf16": ("bfloat16", "none"),
     "f32": ("float32", "none"),
@@ -37,11 +39,17 @@ class Work:
     runs: Sequence[dict[str, Any]]
     decode_tokens: int
     threads: int
+    first_prompt: int = 1
+    """Tokens of the prompt before the first token that is timed."""
+    pairs: int = 1
+    """Short decodes between probes of the read bandwidth."""
+    probe_megabytes: int = 16
 
     @property
     def context(self) -> int:
         """Tokens that the longest run needs, in whole blocks of 256 as llama.cpp allots them."""
-        longest = max(len(run["prompt"]) for run in self.runs) + self.decode_tokens + 2
+        steps = max(self.decode_tokens, self.pairs * PAIR_STEPS)
+        longest = max(len(run["prompt"]) for run in self.runs) + steps + 2
         return min(-longest % 256 + longest, self.size.max_positions)
 
     def job(self) -> dict[str, Any]:
@@ -51,6 +59,10 @@ class Work:
             "decode_tokens": self.decode_tokens,
             "threads": self.threads,
             "context": self.context,
+            "first_prompt": self.first_prompt,
+            "pairs": self.pairs,
+            "pair_steps": PAIR_STEPS,
+            "probe_megabytes": self.probe_megabytes,
         }
 
 

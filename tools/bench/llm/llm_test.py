@@ -263,17 +263,22 @@ class Adder:
         return sum(self.sequence) % 100
 
     def about(self) -> dict[str, Any]:
-        return {"about": {"calls": self.calls}}
+        return {"about": {"calls": list(self.calls)}}
 
 
 def test_driver(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [{"prefill": 2, "prompt": [1, 2]}, {"prefill": 3, "prompt": [5, 6, 7, 8]}]
-    job = {"runs": runs, "decode_tokens": 2, "started": time.monotonic()}
+    job = {
+        "runs": runs, "decode_tokens": 2, "started": time.monotonic(), "first_prompt": 1, "pairs": 2, "pair_steps": 3,
+        "threads": 1, "probe_megabytes": 1,
+    }  # fmt: skip
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job)))
     driver.run(Adder)
     answer = json.loads(capsys.readouterr().out)
     assert [run["tokens"] for run in answer["runs"]] == [[3, 6, 12], [26, 52, 4]]
-    assert answer["about"]["calls"] == [2, 1, 2, 1, 1, 3, 1, 1, 1]
+    assert answer["about"]["calls"] == [1, 2, 1, 2, 1, 1, 3, 1, 1, 1]
+    for run in answer["runs"]:
+        assert len(run["pairs"]) == 2 and all(x > 0 for pair in run["pairs"] for x in pair)
     assert answer["first_token_warm_seconds"] > answer["load_seconds"] >= 0
 
 
@@ -281,7 +286,10 @@ def test_driver(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 
 def sample(seconds: float, tokens: list[int], other: float = 0.0) -> dict[str, Any]:
-    run = {"prefill_seconds": seconds, "decode_seconds": 2 * seconds, "tokens": tokens}
+    run = {
+        "prefill_seconds": seconds, "decode_seconds": 2 * seconds, "tokens": tokens,
+        "pairs": [(1.0, 10.0), (2.0, 10.0), (0.1, 100.0)],
+    }  # fmt: skip
     return {
         "runs": [run], "weight_bytes": 5e9, "model_bytes": 6e9, "kv_cache_bytes": 1e9, "peak_rss_bytes": 8e9,
         "load_seconds": seconds, "other_cpu": other, "about": {},

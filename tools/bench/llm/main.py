@@ -22,11 +22,12 @@ from typing import Any
 from tools.bench import limits
 from tools.bench.llm import checkpoint, child, report
 from tools.bench.llm.checkpoint import Size
-from tools.bench.llm.contenders import FORMATS, Work, find_peers, select
+from tools.bench.llm.contenders import FORMATS, PAIR_STEPS, Work, find_peers, select
 
 _QUICK = {
     "layers": 2, "hidden": 64, "ffn": 128, "heads": 4, "kv_heads": 2, "head_dim": 16, "vocab": 256,
-    "max_positions": 512, "prefill": [8, 24], "decode": [8, 40], "decode_tokens": 4, "rounds": 1, "probe_megabytes": 16,
+    "max_positions": 512, "prefill": [8, 24], "decode": [8, 40], "decode_tokens": 4, "rounds": 1, "pairs": 2,
+    "probe_megabytes": 16,
 }  # fmt: skip
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
@@ -47,7 +48,15 @@ def parser() -> argparse.ArgumentParser:
     add("--decode", type=_counts, default=[256, 4096],
         help="contexts to decode at, one for each prefill and not shorter: its prompt goes on to there")  # fmt: skip
     add("--decode_tokens", type=int, default=32)
-    add("--threads", type=int, default=_cpus(), help="default: all that this process may use")
+    add(
+        "--first_prompt",
+        type=int,
+        default=8,
+        help="tokens of the prompt before the first token that is timed",
+    )
+    add("--pairs", type=int, default=6,
+        help="short decodes, each between two probes of the bandwidth, that the share of it is taken from")  # fmt: skip
+    add("--threads", type=int, default=child.cpus(), help="default: all that this process may use")
     add("--work_dir", help="for checkpoints and GGUF files, 6 GB by default, and compiled programs")
     add("--lock", metavar="FILE", help="locked while a contender is measured, for shared machines")
     add("--llama_ubatch", type=int, default=512, help="llama.cpp's n_batch and n_ubatch")
@@ -68,19 +77,13 @@ def _counts(text: str) -> list[int]:
     return [int(item) for item in text.split(",")]
 
 
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def options_of(argv: Sequence[str]) -> argparse.Namespace:
     """The checked flags; --quick changes the defaults of others. Exits with a message on misuse."""
     made = parser()
     if made.parse_known_args(argv)[0].quick:
         made.set_defaults(**_QUICK)
     options = made.parse_args(argv)
-    longest = max(options.decode) + options.decode_tokens + 2
+    longest = max(options.decode) + max(options.decode_tokens, options.pairs * PAIR_STEPS) + 2
     wrong = {
         "--formats": set(options.formats) - set(FORMATS),
         "--only": set(options.only) - {"zml", "llama.cpp", "transformers", "limits"},
@@ -93,8 +96,14 @@ def options_of(argv: Sequence[str]) -> argparse.Namespace:
     for prefill, decode in zip(options.prefill, options.decode, strict=True):
         if not 1 <= prefill <= decode:
             made.error(f"a prompt of {decode} tokens has no prefill of {prefill}")
-    if min(options.rounds, options.decode_tokens, options.threads, options.llama_ubatch) < 1:
-        made.error("--rounds, --decode_tokens, --threads and --llama_ubatch are at least 1")
+    counts = ("rounds", "decode_tokens", "threads", "llama_ubatch", "first_prompt", "pairs")
+    for name in counts:
+        if getattr(options, name) < 1:
+            made.error(f"--{name} is at least 1")
+    if options.first_prompt > min(options.decode):
+        made.error(
+            f"--first_prompt={options.first_prompt}: no prompt is longer than {min(options.decode)}"
+        )
     if longest > options.max_positions:
         made.error(f"--decode needs {longest} positions, --max_positions is {options.max_positions}")  # fmt: skip
     if options.head_dim % 2 or options.heads % options.kv_heads:
@@ -117,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _runs(options.prefill, options.decode, size.vocab),
         options.decode_tokens,
         options.threads,
+        first_prompt=options.first_prompt,
+        pairs=options.pairs,
+        probe_megabytes=options.probe_megabytes,
     )
     lock = child.Lock(_users_path(options.lock) if options.lock else None)
     seen = []
@@ -146,7 +158,7 @@ def _runs(prefills: Sequence[int], contexts: Sequence[int], vocab: int) -> list[
 
 def _use_cpus(threads: int) -> None:
     # XLA makes as many threads as there are processors to run on: child processes inherit the set.
-    if hasattr(os, "sched_setaffinity") and threads < _cpus():
+    if hasattr(os, "sched_setaffinity") and threads < child.cpus():
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
@@ -184,7 +196,16 @@ def _report(
         },
         "settings": {
             name: getattr(options, name)
-            for name in ("rounds", "prefill", "decode", "decode_tokens", "threads", "formats")
+            for name in (
+                "rounds",
+                "prefill",
+                "decode",
+                "decode_tokens",
+                "first_prompt",
+                "pairs",
+                "threads",
+                "formats",
+            )
         },
         "limits": {**found.json(), "rounds": [x.json() for x in seen]},
         "formats": report.as_json(contenders, work, found),

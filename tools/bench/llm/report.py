@@ -21,8 +21,9 @@ def medians(contender: Contender, work: Work, limits: Limits) -> dict[str, float
 
     tok/s, GB/s, seconds, bytes, and shares of limits from 0 to 1.
 
-    A round's rate is its tokens over its seconds. The shares compare medians with the medians of the limits; prefill
-    counts products with weights and causal attention, decode the weights alone.
+    A round's rate is its tokens over its seconds. Prefill's share compares it with the median of the peak, and counts
+    products with weights and causal attention. Decode's is of the read bandwidth just before and after each of its
+    short decodes, and counts the weights alone.
     """
     quiet = [x for x in contender.samples if not is_noisy(x)]
     samples = quiet or contender.samples
@@ -40,7 +41,11 @@ def medians(contender: Contender, work: Work, limits: Limits) -> dict[str, float
         bandwidth = rate * samples[0]["weight_bytes"] / 1e9
         found[f"decode_{context}_tokens_per_second"] = rate
         found[f"decode_{context}_weight_gb_per_second"] = bandwidth
-        found[f"decode_{context}_share_of_read"] = bandwidth / limits.read.median
+        size = samples[0]["weight_bytes"]
+        pairs = [pair for x in samples for pair in x["runs"][i]["pairs"]]
+        found[f"decode_{context}_share_of_read"] = statistics.median(
+            size / seconds / 1e9 / read for seconds, read in pairs
+        )
     for name in ("first_token_cold_seconds", "first_token_warm_seconds", "load_seconds"):
         if name in samples[0]:
             found[name] = statistics.median(x[name] for x in samples)

@@ -1,6 +1,6 @@
 """zml's part of the job of peers/driver.py, through zml.llm as the llm example uses it, in a process of its own.
 
-A job with `first_token` stops after the first token of its first run.
+A job with `first_token` stops after the first token, of a prompt of `first_prompt` tokens.
 """
 
 import inspect
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from tools.bench import limits
 from tools.bench.llm.peers import process
 from zml.compile import ExecutableCache
 from zml.llm.engine import Engine
@@ -35,7 +36,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     runs, steps = job["runs"], job["decode_tokens"]
     engine = _open(job)
-    first = runs[0]["prompt"][: runs[0]["prefill"]]
+    first = runs[0]["prompt"][: job["first_prompt"]]
     engine.start(len(first) if job["first_token"] else None)
     generation = engine.generate(first, Sampling(), 2, ignore_eos=True)
     next(generation)
@@ -54,11 +55,12 @@ def main() -> None:
         return
     for _ in generation:  # a decode step, which is warm then
         pass
+    measured = [_run(engine, run, steps) for run in runs]
     answer = {
         "load_seconds": engine.timings.load,
         "compile_seconds": engine.timings.compile,
         "compile_cached": engine.timings.compile_cached,
-        "runs": [_run(engine, run, steps) for run in runs],
+        "runs": measured,
         "weight_bytes": engine.decode_weight_bytes(),
         "model_bytes": byte_size(engine.deployment.model),
         "kv_cache_bytes": byte_size(engine.deployment.cache()),
@@ -70,6 +72,9 @@ def main() -> None:
             "attention": engine.deployment.backend,
         },
     }
+    # Last, as the probes take memory.
+    for run, found in zip(runs, measured, strict=True):
+        found["pairs"] = _pairs(engine, run["prompt"], job)
     print(json.dumps(answer))
 
 
@@ -88,6 +93,18 @@ def _run(engine: Engine, run: dict[str, Any], steps: int) -> dict[str, Any]:
         "decode_seconds": stats.last_token_seconds - stats.first_token_seconds,
         "tokens": tokens,
     }
+
+
+def _pairs(engine: Engine, prompt: list[int], job: dict[str, Any]) -> list[tuple[float, float]]:
+    """Seconds of a step, and GB/s that the memory was read at around it."""
+    steps = job["pair_steps"]
+
+    def decode() -> float:
+        _generate(engine, prompt, steps + 1)
+        stats = engine.session.stats
+        return (stats.last_token_seconds - stats.first_token_seconds) / steps
+
+    return limits.beside_reading(decode, job["pairs"], job["threads"], job["probe_megabytes"])
 
 
 def _generate(engine: Engine, prompt: list[int], count: int) -> list[int]:

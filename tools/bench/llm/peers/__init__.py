@@ -1,1 +1,1 @@
-"""What runs in the peers' own interpreters: nothing here needs zml, jax or numpy unless the peer brings it."""
+"""What runs in the peers' own interpreters: nothing here needs zml or jax, and numpy is what the peers bring."""

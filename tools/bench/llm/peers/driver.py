@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tools.bench import limits
 from tools.bench.llm.peers import process
 
 
@@ -26,23 +27,30 @@ class Peer(Protocol):
 def run(load: Callable[[dict[str, Any]], Peer]) -> None:
     """Reads a job, loads the peer, does the job's runs and prints what they took.
 
-    A run is a prompt, its first `prefill` tokens in one timed piece, the rest, and `decode_tokens` steps after it.
+    A run is a prompt, its first `prefill` tokens in one timed piece, the rest, and `decode_tokens` steps after it; then
+    `pairs` times `pair_steps` more between probes of the read bandwidth.
     """
     job = json.load(sys.stdin)
     began = time.perf_counter()
     peer = load(job)
     loaded = time.perf_counter() - began
-    # Warms up what the first calls set up, and is the first token that a user waits for.
-    token = peer.extend(job["runs"][0]["prompt"][: job["runs"][0]["prefill"]])
+    warm_up = job["runs"][0]
+    peer.extend(warm_up["prompt"][: job["first_prompt"]])
     first = process.age(job["started"])
-    peer.extend([token])
+    # What the first calls set up is not what is measured.
+    peer.clear()
+    peer.extend([peer.extend(warm_up["prompt"][: warm_up["prefill"]])])
+    runs = [_run(peer, each, job["decode_tokens"]) for each in job["runs"]]
     answer = {
         "load_seconds": loaded,
         "first_token_warm_seconds": first,
-        "runs": [_run(peer, each, job["decode_tokens"]) for each in job["runs"]],
+        "runs": runs,
         "peak_rss_bytes": process.peak_rss(),
         **peer.about(),
     }
+    # Last, as the probes take memory.
+    for each, found in zip(job["runs"], runs, strict=True):
+        found["pairs"] = _pairs(peer, each["prompt"], job)
     print(json.dumps(answer))
 
 
@@ -63,3 +71,19 @@ def _run(peer: Peer, run: dict[str, Any], steps: int) -> dict[str, Any]:
         "decode_seconds": time.perf_counter() - began,
         "tokens": tokens,
     }
+
+
+def _pairs(peer: Peer, prompt: list[int], job: dict[str, Any]) -> list[tuple[float, float]]:
+    """Seconds of a step, and GB/s that the memory was read at around it."""
+    steps = job["pair_steps"]
+    peer.clear()
+    token = peer.extend(prompt)
+
+    def decode() -> float:
+        nonlocal token
+        began = time.perf_counter()
+        for _ in range(steps):
+            token = peer.extend([token])
+        return (time.perf_counter() - began) / steps
+
+    return limits.beside_reading(decode, job["pairs"], job["threads"], job["probe_megabytes"])

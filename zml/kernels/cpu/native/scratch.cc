@@ -59,6 +59,7 @@ Scratch::Scratch(size_t bytes) : data_(nullptr), size_(0) {
 }
 
 Scratch::~Scratch() {
+  if (data_ == nullptr) return;
   Kept& kept = TheKept();
   std::lock_guard<std::mutex> lock(kept.mutex);
   kept.blocks.emplace_back(data_, size_);
