@@ -48,7 +48,7 @@ class Work:
     @property
     def context(self) -> int:
         """Tokens that the longest run needs, in whole blocks of 256 as llama.cpp allots them."""
-        steps = max(self.decode_tokens, self.pairs * PAIR_STEPS)
+        steps = self.decode_tokens + self.pairs * PAIR_STEPS
         longest = max(len(run["prompt"]) for run in self.runs) + steps + 2
         return min(-longest % 256 + longest, self.size.max_positions)
 

@@ -83,7 +83,7 @@ def options_of(argv: Sequence[str]) -> argparse.Namespace:
     if made.parse_known_args(argv)[0].quick:
         made.set_defaults(**_QUICK)
     options = made.parse_args(argv)
-    longest = max(options.decode) + max(options.decode_tokens, options.pairs * PAIR_STEPS) + 2
+    longest = max(options.decode) + options.decode_tokens + options.pairs * PAIR_STEPS + 2
     wrong = {
         "--formats": set(options.formats) - set(FORMATS),
         "--only": set(options.only) - {"zml", "llama.cpp", "transformers", "limits"},

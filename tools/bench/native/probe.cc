@@ -85,6 +85,11 @@ Features Detect() {
 }
 #endif
 
+void CopyName(const char* name, char* to, size_t size) {
+  std::strncpy(to, name, size - 1);
+  to[size - 1] = 0;
+}
+
 // ---- Reading ----
 
 // 64 bytes, a cache line; a compiler splits it where registers are narrower.
@@ -93,6 +98,7 @@ typedef uint64_t Line __attribute__((vector_size(64), aligned(64)));
 constexpr int kSums = 4;
 constexpr size_t kPage = 4096;
 constexpr size_t kBlock = kSums * kPage;
+constexpr size_t kHuge = size_t{2} << 20;
 
 // The sum of all lines, in sums that do not wait for one another. The lines are taken in order, or from four pages side
 // by side, which keeps more prefetchers busy. kAhead: bytes that are asked for in advance. `bytes` is a multiple of kBlock.
@@ -146,17 +152,73 @@ std::vector<Reader> Readers() {
   return {LIST(Plain, "baseline")};
 }
 
-// ---- Computing ----
-
-// Counts that the compiler cannot know, so that it keeps the work.
-volatile float kFactor = 0.999999f;
-volatile float kTerm = 1e-7f;
-
 // To the compiler this reads the value, so what it comes from is computed.
 template <typename Value>
 inline __attribute__((always_inline)) void Keep(const Value& value) {
   asm volatile("" : : "m"(value) : "memory");
 }
+
+// Memory of whole huge pages, where the system has them; null where there is none.
+char* Map(size_t bytes) {
+  void* mapped = mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  char* memory = static_cast<char*>(mapped);
+  char* data = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + kHuge - 1) / kHuge * kHuge);
+  if (data != memory) munmap(memory, data - memory);
+  if (data != memory + kHuge) munmap(data + bytes, memory + kHuge - data);
+#if defined(MADV_HUGEPAGE)
+  madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
+struct Range {
+  const char* data;
+  size_t bytes;  // a multiple of kBlock
+};
+
+// All threads read their parts together, in the way that was fastest when it was first called.
+void TimeReading(const std::vector<std::vector<Range>>& parts, int passes, double* seconds, char* name, size_t name_size) {
+  static int chosen = -1;
+  constexpr int kTrials = 3;
+  const std::vector<Reader> readers = Readers();
+  std::vector<double> best(readers.size(), 1e9);
+  const int threads = static_cast<int>(parts.size());
+  const bool choose = chosen < 0;
+  Barrier barrier(threads);
+  OnThreads(threads, [&](int thread) {
+    const auto pass = [&](const Reader& reader) {
+      barrier.Wait();
+      const double began = Now();
+      uint64_t sum = 0;
+      for (const Range& range : parts[thread]) sum += reader.read(range.data, range.bytes);
+      Keep(sum);
+      barrier.Wait();
+      return Now() - began;
+    };
+    for (int trial = 0; choose && trial < kTrials; ++trial) {
+      for (size_t i = 0; i < readers.size(); ++i) {
+        const double time = pass(readers[i]);
+        if (thread == 0) best[i] = std::min(best[i], time);
+      }
+    }
+    if (choose && thread == 0) {
+      chosen = static_cast<int>(std::min_element(best.begin(), best.end()) - best.begin());
+    }
+    barrier.Wait();
+    for (int i = 0; i < passes; ++i) {
+      const double time = pass(readers[chosen]);
+      if (thread == 0) seconds[i] = time;
+    }
+  });
+  CopyName(readers[chosen].name, name, name_size);
+}
+
+// ---- Computing ----
+
+// Counts that the compiler cannot know, so that it keeps the work.
+volatile float kFactor = 0.999999f;
+volatile float kTerm = 1e-7f;
 
 // Independent sums: more than latency (4-5 cycles) times units (2, 4 on Apple's and Arm's large cores) of any machine
 // in use, and no more than fit the registers with the two operands.
@@ -234,11 +296,6 @@ Computer ComputerOf(const std::string& type) {
   return {"", nullptr, 0};
 }
 
-void CopyName(const char* name, char* to, size_t size) {
-  std::strncpy(to, name, size - 1);
-  to[size - 1] = 0;
-}
-
 }  // namespace
 
 extern "C" {
@@ -247,47 +304,49 @@ extern "C" {
 // here. Gives the seconds of each pass, the bytes of one, and the way's name in name[name_size]. 0, or 1 without memory.
 int zml_probe_read(size_t bytes, int threads, int passes, double* seconds, size_t* pass_bytes, char* name,
                    size_t name_size) {
-  constexpr size_t kHuge = size_t{2} << 20;
+  // Kept from call to call: memory that is new to a process, or to a virtual machine, takes longer to get than to read.
+  static char* data = nullptr;
+  static size_t mapped = 0;
   const size_t part = std::max(kHuge, bytes / threads / kHuge * kHuge);
   *pass_bytes = part * threads;
-  void* memory = mmap(nullptr, *pass_bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
-  if (memory == MAP_FAILED) return 1;
-  char* data = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + kHuge - 1) / kHuge * kHuge);
-#if defined(MADV_HUGEPAGE)
-  madvise(data, *pass_bytes, MADV_HUGEPAGE);
-#endif
-  const std::vector<Reader> readers = Readers();
-  constexpr int kTrials = 3;
-  std::vector<double> best(readers.size(), 1e9);
-  size_t chosen = 0;
-  Barrier barrier(threads);
-  OnThreads(threads, [&](int thread) {
-    const char* mine = data + thread * part;
+  if (mapped != *pass_bytes) {
+    if (data != nullptr) munmap(data, mapped);
+    mapped = 0;
+    data = Map(*pass_bytes);
+    if (data == nullptr) return 1;
+    mapped = *pass_bytes;
     // The thread that reads a page is the one that touches it first, so it lies in the memory nearest to it.
-    std::memset(data + thread * part, thread + 1, part);
-    const auto pass = [&](const Reader& reader) {
-      barrier.Wait();
-      const double began = Now();
-      const uint64_t sum = reader.read(mine, part);
-      Keep(sum);
-      barrier.Wait();
-      return Now() - began;
-    };
-    for (int trial = 0; trial < kTrials; ++trial) {
-      for (size_t i = 0; i < readers.size(); ++i) {
-        const double time = pass(readers[i]);
-        if (thread == 0) best[i] = std::min(best[i], time);
-      }
+    OnThreads(threads, [&](int thread) { std::memset(data + thread * part, thread + 1, part); });
+  }
+  std::vector<std::vector<Range>> parts;
+  for (int thread = 0; thread < threads; ++thread) parts.push_back({{data + thread * part, part}});
+  TimeReading(parts, passes, seconds, name, name_size);
+  return 0;
+}
+
+// The same of memory that is there: `count` ranges of it, each aligned to 64 bytes, of which the last bytes may be left out.
+int zml_probe_read_ranges(const char* const* data, const size_t* bytes, int count, int threads, int passes,
+                          double* seconds, size_t* pass_bytes, char* name, size_t name_size) {
+  size_t total = 0;
+  for (int i = 0; i < count; ++i) total += bytes[i] / kBlock * kBlock;
+  if (total == 0) return 1;
+  *pass_bytes = total;
+  std::vector<std::vector<Range>> parts(threads);
+  size_t before = 0;
+  for (int i = 0; i < count; ++i) {
+    const char* from = data[i];
+    for (size_t left = bytes[i] / kBlock; left > 0;) {
+      // Each thread has a share that lies together.
+      const size_t thread = std::min<size_t>(threads - 1, before * threads / total);
+      const size_t end = total * (thread + 1) / threads, room = (end - before + kBlock - 1) / kBlock;
+      const size_t taken = std::min(left, std::max<size_t>(1, room));
+      parts[thread].push_back({from, taken * kBlock});
+      from += taken * kBlock;
+      before += taken * kBlock;
+      left -= taken;
     }
-    if (thread == 0) chosen = std::min_element(best.begin(), best.end()) - best.begin();
-    barrier.Wait();
-    for (int i = 0; i < passes; ++i) {
-      const double time = pass(readers[chosen]);
-      if (thread == 0) seconds[i] = time;
-    }
-  });
-  munmap(memory, *pass_bytes + kHuge);
-  CopyName(readers[chosen].name, name, name_size);
+  }
+  TimeReading(parts, passes, seconds, name, name_size);
   return 0;
 }
 

@@ -48,9 +48,12 @@ def run(load: Callable[[dict[str, Any]], Peer]) -> None:
         "peak_rss_bytes": process.peak_rss(),
         **peer.about(),
     }
-    # Last, as the probes take memory.
-    for each, found in zip(job["runs"], runs, strict=True):
-        found["pairs"] = _pairs(peer, each["prompt"], job)
+    # Afterwards, as the probes take memory. The last run's sequence is still there.
+    for each, found in list(zip(job["runs"], runs, strict=True))[::-1]:
+        if found is not runs[-1]:
+            peer.clear()
+            peer.extend(each["prompt"])
+        found["pairs"] = _pairs(peer, found["tokens"][-1], job)
     print(json.dumps(answer))
 
 
@@ -73,11 +76,9 @@ def _run(peer: Peer, run: dict[str, Any], steps: int) -> dict[str, Any]:
     }
 
 
-def _pairs(peer: Peer, prompt: list[int], job: dict[str, Any]) -> list[tuple[float, float]]:
+def _pairs(peer: Peer, token: int, job: dict[str, Any]) -> list[tuple[float, float]]:
     """Seconds of a step, and GB/s that the memory was read at around it."""
     steps = job["pair_steps"]
-    peer.clear()
-    token = peer.extend(prompt)
 
     def decode() -> float:
         nonlocal token
