@@ -33,18 +33,18 @@ void Prepare(const Weight& weight, Type x_type, const void* x, size_t m, size_t 
 }
 
 void Multiply(const Weight& weight, Type x_type, const void* prepared, size_t m, size_t k, size_t begin, size_t end,
-              float* sums, size_t stride) {
+              const void* next, float* sums, size_t stride) {
   switch (weight.format) {
     case Format::kDense:
       return WithKind(weight.type, x_type, [&](auto kind) {
-        MultiplyDense<decltype(kind)>(weight, prepared, m, k, begin, end, sums, stride);
+        MultiplyDense<decltype(kind)>(weight, prepared, m, k, begin, end, next, sums, stride);
       });
     case Format::kInt8:
-      return MultiplyPacked<Int8Packing, false>(weight, prepared, m, k, begin, end, sums, stride);
+      return MultiplyPacked<Int8Packing, false>(weight, prepared, m, k, begin, end, next, sums, stride);
     case Format::kInt8Channel:
-      return MultiplyPacked<Int8Packing, true>(weight, prepared, m, k, begin, end, sums, stride);
+      return MultiplyPacked<Int8Packing, true>(weight, prepared, m, k, begin, end, next, sums, stride);
     case Format::kInt4:
-      return MultiplyPacked<Int4Packing, false>(weight, prepared, m, k, begin, end, sums, stride);
+      return MultiplyPacked<Int4Packing, false>(weight, prepared, m, k, begin, end, next, sums, stride);
   }
 }
 

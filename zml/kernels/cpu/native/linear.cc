@@ -28,6 +28,12 @@ size_t RowBytes(const Weight& weight, size_t k) {
   }
 }
 
+// Where the row `row` of a weight begins, a multiple of 16 or the end.
+const void* Rows(const Weight& weight, size_t k, size_t row) {
+  const size_t columns = weight.format == Format::kDense ? k : Ceil(k, 32) * 32;
+  return static_cast<const char*>(weight.values) + row * RowBytes(weight, columns);
+}
+
 const void* At(const void* x, Type type, size_t i) {
   return x == nullptr ? nullptr : static_cast<const char*>(x) + i * (type == Type::kF32 ? 4 : 2);
 }
@@ -56,8 +62,14 @@ void Few(const LinearKernels& kernels, Pool& pool, size_t workers, const LinearT
     for (size_t of_weight; part >= (of_weight = Ceil(task.weights[i].n, part_rows)); ++i) part -= of_weight;
     const size_t n = task.weights[i].n, begin = part * part_rows, end = std::min(n, begin + part_rows);
     alignas(64) float sums[2][kMaxRows * kMaxPart];
-    for (size_t side = 0; side < (gated ? 2 : 1); ++side) {
-      kernels.multiply(task.weights[i + side], task.x_type, prepared, m, k, begin, end, sums[side], kMaxPart);
+    if (gated) {
+      const Weight &gate = task.weights[0], &up = task.weights[1];
+      kernels.multiply(gate, task.x_type, prepared, m, k, begin, end, Rows(up, k, begin), sums[0], kMaxPart);
+      kernels.multiply(up, task.x_type, prepared, m, k, begin, end, Rows(gate, k, end), sums[1], kMaxPart);
+    } else {
+      // A thread's parts lie together.
+      const Weight& weight = task.weights[i];
+      kernels.multiply(weight, task.x_type, prepared, m, k, begin, end, Rows(weight, k, end), sums[0], kMaxPart);
     }
     for (size_t r = 0; r < m; ++r) {
       kernels.finish({

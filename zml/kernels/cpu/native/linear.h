@@ -59,9 +59,9 @@ struct LinearKernels {
   // Converts x [m, k] into memory that is aligned to 64 bytes.
   void (*prepare)(const Weight& weight, Type x_type, const void* x, size_t m, size_t k, void* prepared);
   // sums [m, stride] = prepared x times the rows begin ... end of the weight. m is at most kMaxRows, end - begin at most
-  // kMaxPart, begin a multiple of 16.
+  // kMaxPart, begin a multiple of 16. `next`: values that the same thread will multiply with after this, if it does.
   void (*multiply)(const Weight& weight, Type x_type, const void* prepared, size_t m, size_t k, size_t begin, size_t end,
-                   float* sums, size_t stride);
+                   const void* next, float* sums, size_t stride);
   // Of use to all products.
   void (*finish)(const LinearFinish& finish);
 };

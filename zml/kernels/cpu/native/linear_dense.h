@@ -89,14 +89,15 @@ ZML_INLINE size_t ChunkColumns(size_t m, size_t k) {
   return m == 1 ? all : Min(all, cached);
 }
 
-// Adds the products of a tile, over `steps` steps, to the sums [M, kBlock] of vectors. `next` is what is read after this.
-template <typename Kind, int M, int N>
+// Adds the products of a tile, over `steps` steps, to sums [M, kBlock] of vectors, each kApart rows of the weight from the
+// one before. `next` is what is read after this.
+template <typename Kind, int M, int N, int kApart>
 ZML_INLINE void Tile(const typename Kind::Element* w, size_t w_stride, const typename Kind::Element* next,
                      const typename Kind::X* x, size_t x_stride, size_t steps, F32* sums) {
   constexpr size_t kStep = Kind::kStep, kLine = 64 / sizeof(*w), kLineSteps = kLine > kStep ? kLine / kStep : 1;
   F32 acc[M][N];
   for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) acc[m][n] = sums[m * kBlock + n];
+    for (int n = 0; n < N; ++n) acc[m][n] = sums[m * kBlock + n * kApart];
   }
   const auto step = [&] {
     for (int part = 0; part < Kind::kParts; ++part) {
@@ -120,7 +121,7 @@ ZML_INLINE void Tile(const typename Kind::Element* w, size_t w_stride, const typ
   }
   for (size_t i = lines * kLineSteps; i < steps; ++i) step();
   for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) sums[m * kBlock + n] = acc[m][n];
+    for (int n = 0; n < N; ++n) sums[m * kBlock + n * kApart] = acc[m][n];
   }
 }
 
@@ -130,29 +131,39 @@ void Rows(const typename Kind::Element* w, size_t w_stride, size_t count, const 
           const typename Kind::X* x, size_t x_stride, size_t steps, size_t tail, F32* sums) {
   constexpr int kWidth = TileWidth(M), kStep = Kind::kStep;
   size_t n = 0;
+  if (kBlock % kWidth == 0 && count == kBlock) {
+    // Rows that are far apart are read faster side by side than neighbours.
+    constexpr int kApart = kBlock / kWidth;
+    for (; n < kApart; ++n) {
+      const typename Kind::Element* here = w + n * w_stride;
+      Tile<Kind, M, kWidth, kApart>(here, kApart * w_stride, n + 1 < kApart ? here + w_stride : next, x, x_stride, steps, sums + n);
+    }
+    n = count;
+  }
   for (; n + kWidth <= count; n += kWidth) {
     const typename Kind::Element* here = w + n * w_stride;
-    Tile<Kind, M, kWidth>(here, w_stride, n + kWidth < count ? here + kWidth * w_stride : next, x, x_stride, steps, sums + n);
+    Tile<Kind, M, kWidth, 1>(here, w_stride, n + kWidth < count ? here + kWidth * w_stride : next, x, x_stride, steps, sums + n);
   }
-  for (; n < count; ++n) Tile<Kind, M, 1>(w + n * w_stride, 0, w + (n + 1) * w_stride, x, x_stride, steps, sums + n);
+  for (; n < count; ++n) Tile<Kind, M, 1, 1>(w + n * w_stride, 0, w + (n + 1) * w_stride, x, x_stride, steps, sums + n);
   if (tail == 0) return;
   for (n = 0; n < count; ++n) {
     // No byte behind a row's end is read.
     typename Kind::Element last[kStep] = {};
     __builtin_memcpy(last, w + n * w_stride + steps * kStep, tail * sizeof(last[0]));
-    Tile<Kind, M, 1>(last, 0, last, x + steps * kStep, x_stride, 1, sums + n);
+    Tile<Kind, M, 1, 1>(last, 0, last, x + steps * kStep, x_stride, 1, sums + n);
   }
 }
 
 template <typename Kind>
 ZML_INLINE void MultiplyDense(const Weight& weight, const void* prepared, size_t m, size_t k, size_t begin, size_t end,
-                              float* out, size_t stride) {
+                              const void* after, float* out, size_t stride) {
   typedef typename Kind::Element Element;
   typedef typename Kind::X X;
   const size_t columns = ChunkColumns<Kind>(m, k);
   for (size_t first = begin; first < end; first += kBlock) {
     const size_t count = Min(kBlock, end - first);
     const Element* w = static_cast<const Element*>(weight.values) + first * k;
+    const Element* next_block = first + kBlock < end ? w + kBlock * k : static_cast<const Element*>(after);
     const X* x = static_cast<const X*>(prepared);
     F32 sums[kMaxRows][kBlock];
     for (size_t row = 0; row < m; ++row) {
@@ -163,7 +174,7 @@ ZML_INLINE void MultiplyDense(const Weight& weight, const void* prepared, size_t
       for (size_t row = 0, rows; row < m; row += rows) {
         rows = TileRowsOf(m - row, kTileRows);
         // The first of the rows of x brings the weights into the cache.
-        const Element* next = row + rows < m ? w + column : here == columns ? w + column + columns : w + kBlock * k;
+        const Element* next = row + rows < m ? w + column : column + here < k ? w + column + columns : next_block;
         WithCount<kTileRows>(rows, [&](auto tile) {
           Rows<Kind, decltype(tile)::kValue>(w + column, k, count, next, x + row * columns, columns, steps, tail, sums[row]);
         });

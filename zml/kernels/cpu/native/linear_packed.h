@@ -244,9 +244,10 @@ ZML_INLINE void AddScaled(const I32 (&group)[M][kVectors], const F32 (&w_scales)
   }
 }
 
-// kStreams blocks side by side, a group of each in turn. `channel`: each row of the weight has one scale, for later.
+// kStreams blocks side by side, a group of each in turn; `next` are the values of those after them. `channel`: each row of
+// the weight has one scale, for later.
 template <typename Packing, bool channel, int kStreams>
-ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k, size_t first, F32 (*sums)[kMaxRows][kVectors]) {
+ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k, size_t first, const char* next, F32 (*sums)[kMaxRows][kVectors]) {
   constexpr size_t kBytes = Packing::kBytes;
   const size_t groups = Ceil(k, kGroup);
   const char* values = static_cast<const char*>(weight.values) + first / kBlock * groups * kBytes;
@@ -261,12 +262,13 @@ ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k
     const float* x_scales = x.scales(g);
     const int32_t* starts = x.starts(g);
     // At the end of the blocks, those after them.
-    const size_t ahead = kPackedAheadBytes + (g + kPackedAheadBytes / kBytes < groups ? 0 : (kStreams - 1) * groups * kBytes);
+    const size_t coming = g + kPackedAheadBytes / kBytes;
+    const char* ahead = coming < groups ? values + coming * kBytes : next + (coming - groups) * kBytes;
 #pragma clang loop unroll(full)
     for (int stream = 0; stream < kStreams; ++stream) {
       const size_t at = stream * groups + g;
       const char* here = values + at * kBytes;
-      for (size_t line = 0; line < kBytes; line += 64) Prefetch(here + ahead + line);
+      for (size_t line = 0; line < kBytes; line += 64) Prefetch(ahead + stream * groups * kBytes + line);
       F32 w_scales[kVectors];
       for (int v = 0; v < kVectors; ++v) w_scales[v] = channel ? Set(1.0f) : LoadBf16(scales + at * kBlock + v * kLanes);
       if (x.m == 1) {
@@ -292,16 +294,18 @@ ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k
 
 template <typename Packing, bool channel>
 ZML_INLINE void MultiplyPacked(const Weight& weight, const void* prepared, size_t m, size_t k, size_t begin, size_t end,
-                               float* out, size_t stride) {
+                               const void* after, float* out, size_t stride) {
   constexpr int kStreams = Packing::kStreams;
+  const size_t row_bytes = Ceil(k, kGroup) * Packing::kBytes / kBlock;
   const PackedX<Packing> x = {m, const_cast<char*>(static_cast<const char*>(prepared))};
   F32 sums[kStreams][kMaxRows][kVectors];
   for (size_t first = begin, last; first < end; first = last) {
     last = Min(end, first + kStreams * kBlock);
+    const char* next = static_cast<const char*>(last < end ? weight.values : after) + (last < end ? last * row_bytes : 0);
     if (last - first > (kStreams - 1) * kBlock) {
-      Blocks<Packing, channel, kStreams>(weight, x, k, first, sums);
+      Blocks<Packing, channel, kStreams>(weight, x, k, first, next, sums);
     } else {
-      Blocks<Packing, channel, 1>(weight, x, k, first, sums);
+      Blocks<Packing, channel, 1>(weight, x, k, first, next, sums);
     }
     for (size_t row = 0; row < m; ++row) {
       for (size_t n = first; n < last; n += kBlock) {
