@@ -172,26 +172,19 @@ char* Map(size_t bytes) {
   return data;
 }
 
-struct Range {
-  const char* data;
-  size_t bytes;  // a multiple of kBlock
-};
-
-// All threads read their parts together, in the way that was fastest when it was first called.
-void TimeReading(const std::vector<std::vector<Range>>& parts, int passes, double* seconds, char* name, size_t name_size) {
+// All threads read together, each a part of so many bytes, in the way that was fastest when it was first called.
+void TimeReading(const char* data, size_t part, int threads, int passes, double* seconds, char* name, size_t name_size) {
   static int chosen = -1;
   constexpr int kTrials = 3;
   const std::vector<Reader> readers = Readers();
   std::vector<double> best(readers.size(), 1e9);
-  const int threads = static_cast<int>(parts.size());
   const bool choose = chosen < 0;
   Barrier barrier(threads);
   OnThreads(threads, [&](int thread) {
     const auto pass = [&](const Reader& reader) {
       barrier.Wait();
       const double began = Now();
-      uint64_t sum = 0;
-      for (const Range& range : parts[thread]) sum += reader.read(range.data, range.bytes);
+      const uint64_t sum = reader.read(data + thread * part, part);
       Keep(sum);
       barrier.Wait();
       return Now() - began;
@@ -318,35 +311,7 @@ int zml_probe_read(size_t bytes, int threads, int passes, double* seconds, size_
     // The thread that reads a page is the one that touches it first, so it lies in the memory nearest to it.
     OnThreads(threads, [&](int thread) { std::memset(data + thread * part, thread + 1, part); });
   }
-  std::vector<std::vector<Range>> parts;
-  for (int thread = 0; thread < threads; ++thread) parts.push_back({{data + thread * part, part}});
-  TimeReading(parts, passes, seconds, name, name_size);
-  return 0;
-}
-
-// The same of memory that is there: `count` ranges of it, each aligned to 64 bytes, of which the last bytes may be left out.
-int zml_probe_read_ranges(const char* const* data, const size_t* bytes, int count, int threads, int passes,
-                          double* seconds, size_t* pass_bytes, char* name, size_t name_size) {
-  size_t total = 0;
-  for (int i = 0; i < count; ++i) total += bytes[i] / kBlock * kBlock;
-  if (total == 0) return 1;
-  *pass_bytes = total;
-  std::vector<std::vector<Range>> parts(threads);
-  size_t before = 0;
-  for (int i = 0; i < count; ++i) {
-    const char* from = data[i];
-    for (size_t left = bytes[i] / kBlock; left > 0;) {
-      // Each thread has a share that lies together.
-      const size_t thread = std::min<size_t>(threads - 1, before * threads / total);
-      const size_t end = total * (thread + 1) / threads, room = (end - before + kBlock - 1) / kBlock;
-      const size_t taken = std::min(left, std::max<size_t>(1, room));
-      parts[thread].push_back({from, taken * kBlock});
-      from += taken * kBlock;
-      before += taken * kBlock;
-      left -= taken;
-    }
-  }
-  TimeReading(parts, passes, seconds, name, name_size);
+  TimeReading(data, part, threads, passes, seconds, name, name_size);
   return 0;
 }
 
