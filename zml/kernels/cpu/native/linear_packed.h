@@ -113,8 +113,7 @@ struct Int8Packing {
     typedef int8_t Bytes __attribute__((vector_size(kLanes * 2)));
     return __builtin_convertvector(ZML_ISA::Load<Bytes>(values + word * 32 + v * kLanes * 2), I16);
   }
-  ZML_INLINE I16Half Narrow(I32 x) { return __builtin_convertvector(x, I16Half); }
-  // Numbers in the order of their words.
+  // Puts a group's numbers in the order of their words.
   ZML_INLINE void Arrange(X*) {}
 };
 
@@ -130,10 +129,6 @@ struct Int4Packing {
   ZML_INLINE W Load(const char* values, int word, int v) {
     const U8 nibbles = ZML_ISA::Load<U8>(values + word / 2 * 64 + v * kLanes * 4);
     return word % 2 == 0 ? nibbles & 15 : nibbles >> 4;
-  }
-  ZML_INLINE auto Narrow(I32 x) {
-    typedef int8_t Bytes __attribute__((vector_size(kLanes)));
-    return __builtin_convertvector(x, Bytes);
   }
   // The lower nibbles of 4 bytes are columns 0, 4, 1 and 5 of 8, the upper ones 2, 6, 3 and 7.
   ZML_INLINE void Arrange(X* numbers) {
@@ -247,7 +242,8 @@ ZML_INLINE void AddScaled(const I32 (&group)[M][kVectors], const F32 (&w_scales)
 // kStreams blocks side by side, a group of each in turn; `next` are the values of those after them. `channel`: each row of
 // the weight has one scale, for later.
 template <typename Packing, bool channel, int kStreams>
-ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k, size_t first, const char* next, F32 (*sums)[kMaxRows][kVectors]) {
+ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k, size_t first, const char* next,
+                       F32 (*sums)[kMaxRows][kVectors]) {
   constexpr size_t kBytes = Packing::kBytes;
   const size_t groups = Ceil(k, kGroup);
   const char* values = static_cast<const char*>(weight.values) + first / kBlock * groups * kBytes;
@@ -301,7 +297,8 @@ ZML_INLINE void MultiplyPacked(const Weight& weight, const void* prepared, size_
   F32 sums[kStreams][kMaxRows][kVectors];
   for (size_t first = begin, last; first < end; first = last) {
     last = Min(end, first + kStreams * kBlock);
-    const char* next = static_cast<const char*>(last < end ? weight.values : after) + (last < end ? last * row_bytes : 0);
+    const char* next = static_cast<const char*>(after);
+    if (last < end) next = static_cast<const char*>(weight.values) + last * row_bytes;
     if (last - first > (kStreams - 1) * kBlock) {
       Blocks<Packing, channel, kStreams>(weight, x, k, first, next, sums);
     } else {
@@ -324,6 +321,7 @@ ZML_INLINE void MultiplyPacked(const Weight& weight, const void* prepared, size_
 // A group of a row of x, with a scale. One that is not finite makes NaN of all that it is multiplied with.
 template <typename Packing>
 ZML_INLINE void QuantizeGroup(const float* x, typename Packing::X* numbers, float* scale, int32_t* start) {
+  typedef typename Packing::X Numbers __attribute__((vector_size(kLanes * sizeof(typename Packing::X))));
   F32 most = F32{}, spoilt = F32{};
   for (size_t i = 0; i < kGroup; i += kLanes) {
     const F32 some = Load<F32>(x + i), magnitude = (F32)((I32)some & 0x7fffffff);
@@ -341,7 +339,7 @@ ZML_INLINE void QuantizeGroup(const float* x, typename Packing::X* numbers, floa
   for (size_t i = 0; i < kGroup; i += kLanes) {
     const F32 scaled = not_finite == 0 ? Load<F32>(x + i) * inverse : F32{};
     const I32 rounded = (I32)(scaled + kRounder) - (I32)Set(kRounder);
-    Store(numbers + i, Packing::Narrow(rounded));
+    Store(numbers + i, __builtin_convertvector(rounded, Numbers));
     sum += rounded;
   }
   Packing::Arrange(numbers);
