@@ -75,7 +75,7 @@ def product(name: str, sizes: Sizes, rows: int, native: bool) -> Case:
     )
 
 
-@kernel("gated bf16", "gated int8")
+@kernel("gated bf16", "gated int8", "gated int4")
 def gated(name: str, sizes: Sizes, rows: int, native: bool) -> Case:
     """silu(x gate^T) * (x up^T) in one call."""
     each = 1 if rows > 16 else sizes.cold_bytes

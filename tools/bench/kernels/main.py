@@ -8,19 +8,16 @@ multiplications and additions. Medians; ZML_CPU_KERNELS may name the library.
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
-from tools.bench import limits
+from tools.bench import child, limits
+from tools.bench.command_line import cpus, names, numbers, use_cpus, users_path
 from tools.bench.kernels.cases import KERNELS, Sizes
 from tools.bench.limits import Limits
-from tools.bench.llm import child
-from tools.bench.llm.report import MAX_OTHER_CPU
 
 FEW = 16
 """Up to so many rows, reading the weights should be what takes the time."""
@@ -33,26 +30,18 @@ _QUICK = {"rows": [1, 20], "seconds": 0.0, "probe_megabytes": 16, "hidden": 64, 
           "heads": 4, "kv_heads": 2, "head_dim": 16, "context": 32, "cold_bytes": 1}  # fmt: skip
 
 
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(
         prog="kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = made.add_argument
-    add("--kernels", type=_names, default=list(KERNELS), help=f"of {', '.join(KERNELS)}")
-    add("--rows", type=_numbers, default=[1, 2, 4, 8, 16, 256, 512, 2048], help="of activations")
-    add("--isas", type=_names, default=list(_ISAS.get(platform.machine(), ("portable",))))
+    add("--kernels", type=names, default=list(KERNELS), help=f"of {', '.join(KERNELS)}")
+    add("--rows", type=numbers, default=[1, 2, 4, 8, 16, 256, 512, 2048], help="of activations")
+    add("--isas", type=names, default=list(_ISAS.get(platform.machine(), ("portable",))))
     add("--without_xla", action="store_true", help="the native kernels alone")
     add("--seconds", type=float, default=1.0, help="for which each is called, 3 times at least")
-    add("--threads", type=int, default=child.cpus(), help="default: all that this process may use")
+    add("--threads", type=int, default=cpus(), help="default: all that this process may use")
     add("--probe_megabytes", type=int, default=512, help="what the bandwidth probe reads")
     add("--lock", metavar="FILE", help="locked while a contender is measured, for shared machines")
     add("--quick", action="store_true", help="tiny sizes: does it work at all?")
@@ -73,10 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         made.error(f"--kernels: {', '.join(sorted(unknown))} is not known (--help lists them)")
     if min(*options.rows, options.threads) < 1:
         made.error("--rows and --threads are at least 1")
-    if hasattr(os, "sched_setaffinity"):
-        # XLA and the kernels use as many threads as there are processors to run on.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    lock = child.Lock(Path(options.lock) if options.lock else None)
+    use_cpus(options.threads)
+    lock = child.Lock(users_path(options.lock) if options.lock else None)
     seen, answers = [], {}
     for contender in [*options.isas, *([] if options.without_xla else ["xla"])]:
         print(f"info(bench): {contender}", file=sys.stderr, flush=True)
@@ -124,7 +111,7 @@ def table(
     for name, answer in answers.items():
         if name not in there:
             lines.append(f"{name}: {answer.get('unavailable') or answer['error']}")
-        elif answer.get("other_cpu", 0) > MAX_OTHER_CPU:
+        elif child.is_noisy(answer):
             lines.append(
                 f"{name}: noisy, {answer['other_cpu']:.0%} of the processors' time went elsewhere"
             )

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.bench.llm import checkpoint, child
+from tools.bench import child
+from tools.bench.llm import checkpoint
 from tools.bench.llm.checkpoint import Size
 
 FORMATS = ("bf16", "int8", "int4", "f32")
@@ -77,16 +78,13 @@ class Contender:
     samples: list[dict[str, Any]] = field(default_factory=list)
     problem: str | None = None
     """Why there are no more samples."""
-    failed: bool = False
-    """Whether the problem is an error, and not something that is not there yet."""
 
     def measure(self, work: Work, lock: child.Lock) -> None:
         """Takes part in a round. After a problem it takes part in no more."""
         if self.problem:
             return
         sample = self._measure(work, lock)
-        self.problem = sample.get("error") or sample.get("skipped")
-        self.failed = "error" in sample
+        self.problem = sample.get("error")
         if not self.problem:
             self.samples.append(sample)
 

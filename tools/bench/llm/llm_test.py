@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pytest
 import safetensors.numpy
 
-from tools.bench import limits
+from tools.bench import child, limits
 from tools.bench.limits import Limit, Limits
-from tools.bench.llm import checkpoint, child, gguf, report
+from tools.bench.llm import checkpoint, gguf, report
 from tools.bench.llm.checkpoint import Size
 from tools.bench.llm.contenders import Contender, Work, find_peers, select
 from tools.bench.llm.main import main, options_of

@@ -19,8 +19,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from tools.bench import limits
-from tools.bench.llm import checkpoint, child, report
+from tools.bench import child, limits
+from tools.bench.command_line import cpus, names, numbers, use_cpus, users_path
+from tools.bench.llm import checkpoint, report
 from tools.bench.llm.checkpoint import Size
 from tools.bench.llm.contenders import FORMATS, PAIR_STEPS, Work, find_peers, select
 
@@ -40,12 +41,12 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--peer_python", action="append", default=[], metavar="PATH",
         help="an interpreter with llama_cpp, or torch and transformers; may be repeated")  # fmt: skip
-    add("--formats", type=_names, default=["bf16", "int8", "int4"],
+    add("--formats", type=names, default=["bf16", "int8", "int4"],
         help="of bf16, int8 (llama.cpp: q8_0), int4 (q4_0), f32 (not llama.cpp); default: the first three")  # fmt: skip
-    add("--only", type=_names, default=[], help="of zml, llama.cpp, transformers, limits")
+    add("--only", type=names, default=[], help="of zml, llama.cpp, transformers, limits")
     add("--rounds", type=int, default=3)
-    add("--prefill", type=_counts, default=[256, 2048], help="prompt lengths that are timed")
-    add("--decode", type=_counts, default=[256, 4096],
+    add("--prefill", type=numbers, default=[256, 2048], help="prompt lengths that are timed")
+    add("--decode", type=numbers, default=[256, 4096],
         help="contexts to decode at, one for each prefill and not shorter: its prompt goes on to there")  # fmt: skip
     add("--decode_tokens", type=int, default=32)
     add(
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--pairs", type=int, default=6,
         help="short decodes, each between two probes of the bandwidth, that the share of it is taken from")  # fmt: skip
-    add("--threads", type=int, default=child.cpus(), help="default: all that this process may use")
+    add("--threads", type=int, default=cpus(), help="default: all that this process may use")
     add("--work_dir", help="for checkpoints and GGUF files, 6 GB by default, and compiled programs")
     add("--lock", metavar="FILE", help="locked while a contender is measured, for shared machines")
     add("--llama_ubatch", type=int, default=512, help="llama.cpp's n_batch and n_ubatch")
@@ -67,14 +68,6 @@ def parser() -> argparse.ArgumentParser:
     for field in fields(Size):
         add(f"--{field.name}", type=int, default=field.default)
     return made
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
-
-
-def _counts(text: str) -> list[int]:
-    return [int(item) for item in text.split(",")]
 
 
 def options_of(argv: Sequence[str]) -> argparse.Namespace:
@@ -88,21 +81,20 @@ def options_of(argv: Sequence[str]) -> argparse.Namespace:
         "--formats": set(options.formats) - set(FORMATS),
         "--only": set(options.only) - {"zml", "llama.cpp", "transformers", "limits"},
     }
-    for flag, names in wrong.items():
-        if names:
-            made.error(f"{flag}: {', '.join(sorted(names))} is not known (--help lists them)")
+    for flag, unknown in wrong.items():
+        if unknown:
+            made.error(f"{flag}: {', '.join(sorted(unknown))} is not known (--help lists them)")
     if len(options.prefill) != len(options.decode):
         made.error("--prefill and --decode go in pairs: give as many of each")
     for prefill, decode in zip(options.prefill, options.decode, strict=True):
         if not 1 <= prefill <= decode:
             made.error(f"a prompt of {decode} tokens has no prefill of {prefill}")
-    counts = ("rounds", "decode_tokens", "threads", "llama_ubatch", "first_prompt", "pairs")
-    for name in counts:
+    for name in ("rounds", "decode_tokens", "threads", "llama_ubatch", "first_prompt", "pairs"):
         if getattr(options, name) < 1:
             made.error(f"--{name} is at least 1")
-    if options.first_prompt > min(options.decode):
+    if options.first_prompt > options.decode[0]:
         made.error(
-            f"--first_prompt={options.first_prompt}: no prompt is longer than {min(options.decode)}"
+            f"--first_prompt={options.first_prompt} is taken from a prompt of {options.decode[0]}"
         )
     if longest > options.max_positions:
         made.error(f"--decode needs {longest} positions, --max_positions is {options.max_positions}")  # fmt: skip
@@ -114,9 +106,9 @@ def options_of(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 1 where a contender failed."""
     options = options_of(sys.argv[1:] if argv is None else argv)
-    _use_cpus(options.threads)
+    use_cpus(options.threads)
     size = Size(**{field.name: getattr(options, field.name) for field in fields(Size)})
-    folder = _users_path(options.work_dir) if options.work_dir else _default_folder()
+    folder = users_path(options.work_dir) if options.work_dir else _default_folder()
     llama = {"ubatch": options.llama_ubatch, "flash_attn": FLASH_ATTENTION[options.llama_flash_attn]}  # fmt: skip
     peers = find_peers(options.peer_python)
     contenders = select(options.formats, peers, options.only, llama)
@@ -130,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pairs=options.pairs,
         probe_megabytes=options.probe_megabytes,
     )
-    lock = child.Lock(_users_path(options.lock) if options.lock else None)
+    lock = child.Lock(users_path(options.lock) if options.lock else None)
     seen = []
     for number in range(options.rounds):
         _say(f"round {number + 1} of {options.rounds}: limits")
@@ -145,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(_report(options, work, found, seen, contenders)))
     else:
         print(report.table(contenders, work, found))
-    return 1 if any(x.failed for x in contenders) else 0
+    return 1 if any(x.problem for x in contenders) else 0
 
 
 def _runs(prefills: Sequence[int], contexts: Sequence[int], vocab: int) -> list[dict[str, Any]]:
@@ -154,17 +146,6 @@ def _runs(prefills: Sequence[int], contexts: Sequence[int], vocab: int) -> list[
         {"prefill": prefill, "prompt": [rng.randrange(vocab) for _ in range(context)]}
         for prefill, context in zip(prefills, contexts, strict=True)
     ]
-
-
-def _use_cpus(threads: int) -> None:
-    # XLA makes as many threads as there are processors to run on: child processes inherit the set.
-    if hasattr(os, "sched_setaffinity") and threads < child.cpus():
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-
-
-def _users_path(path: str) -> Path:
-    """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(path).expanduser())
 
 
 def _default_folder() -> Path:

@@ -4,16 +4,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tools.bench.child import MAX_OTHER_CPU, is_noisy
 from tools.bench.limits import Limits
 from tools.bench.llm.contenders import Contender, Work
-
-MAX_OTHER_CPU = 0.05
-"""A sample during which other processes took more than this of the processors' time is noisy."""
-
-
-def is_noisy(sample: dict[str, Any]) -> bool:
-    """Whether the machine was busy with something else."""
-    return bool(sample.get("other_cpu", 0.0) > MAX_OTHER_CPU)
 
 
 def medians(contender: Contender, work: Work, limits: Limits) -> dict[str, float]:

@@ -3,7 +3,6 @@
 A job with `first_token` stops after the first token, of a prompt of `first_prompt` tokens.
 """
 
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -22,13 +21,9 @@ from zml.platform import Platform
 
 def _open(job: dict[str, Any]) -> Engine:
     platform = Platform.init("cpu", cache=ExecutableCache(Path(job["executables"])))
-    options: dict[str, Any] = {"dtype": job["dtype"], "seqlen": job["context"]}
-    if job["quantize"] != "none":
-        if "quantize" not in inspect.signature(Engine.open).parameters:
-            print(json.dumps({"skipped": "Engine.open takes no quantize= yet"}))
-            sys.exit()
-        options["quantize"] = job["quantize"]
-    return Engine.open(job["model"], platform, **options)
+    return Engine.open(
+        job["model"], platform, dtype=job["dtype"], seqlen=job["context"], quantize=job["quantize"]
+    )
 
 
 def main() -> None:

@@ -165,7 +165,7 @@ char* Map(size_t bytes) {
   char* memory = static_cast<char*>(mapped);
   char* data = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + kHuge - 1) / kHuge * kHuge);
   if (data != memory) munmap(memory, data - memory);
-  if (data != memory + kHuge) munmap(data + bytes, memory + kHuge - data);
+  munmap(data + bytes, memory + kHuge - data);
 #if defined(MADV_HUGEPAGE)
   madvise(data, bytes, MADV_HUGEPAGE);
 #endif

@@ -15,7 +15,9 @@ from typing import Any
 
 from tools.bench import environment
 
-ROOT = Path(__file__).parents[3]
+MAX_OTHER_CPU = 0.05
+"""A process during which others took more than this of the processors' time was measured in noise."""
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,6 @@ class Lock:
                         break
                     time.sleep(0.05)
             yield
-
-
-def cpus() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def peer_environment() -> dict[str, str]:
@@ -84,6 +79,11 @@ def run(
         total = after[1] - before[1]
         answer["other_cpu"] = max(0.0, (after[0] - before[0] - own) / total) if total else 0.0
     return answer
+
+
+def is_noisy(answer: Mapping[str, Any]) -> bool:
+    """Whether the machine was busy with something else."""
+    return bool(answer.get("other_cpu", 0.0) > MAX_OTHER_CPU)
 
 
 def _busy() -> tuple[float, float] | None:
