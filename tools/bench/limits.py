@@ -76,7 +76,7 @@ def beside_reading[T](
 ) -> list[tuple[T, float]]:
     """What `run` gives so many times, each with the read bandwidth in GB/s of just before and after it.
 
-    Other guests of a shared machine can halve its bandwidth from one minute to the next: a share is of the same moments.
+    Other guests of a shared machine can halve its bandwidth within minutes: a share is taken of the same moments.
     """
     found, before = [], read_limit(threads, megabytes, passes=5).median
     for _ in range(times):
