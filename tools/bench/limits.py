@@ -71,10 +71,10 @@ def measure(threads: int, megabytes: int = 1024, passes: int = 9) -> Limits:
     return Limits(threads, read, f32, bf16)
 
 
-def beside_reading[T](
-    run: Callable[[], T], times: int, threads: int, megabytes: int
-) -> list[tuple[T, float]]:
-    """What `run` gives so many times, each with the read bandwidth in GB/s of just before and after it.
+def beside_reading(
+    run: Callable[[], float], times: int, threads: int, megabytes: int
+) -> list[tuple[float, float]]:
+    """The seconds that `run` gives so many times, each with the read bandwidth in GB/s of just before and after it.
 
     Other guests of a shared machine can halve its bandwidth within minutes: a share is taken of the same moments.
     """

@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "zml/kernels/cpu/native/gemm.h"
 #include "zml/kernels/cpu/native/isa.h"
 #include "zml/kernels/cpu/native/linear.h"
 #include "zml/kernels/cpu/native/parallel.h"
@@ -204,13 +205,15 @@ double Activated(Activation activation, double x) {
   return 0;
 }
 
+double Rounding(Type type) { return type == Type::kF32 ? 0x1p-23 : type == Type::kBF16 ? 0x1.01p-8 : 0x1.01p-11; }
+
 // A sum, and how far from it a float may be.
 struct Bounded {
   double value, error;
 };
 
-// `few`: by the kernel for few rows, which has x in 8 bits for int4.
-Bounded Product(const StoredWeight& weight, const Numbers& x, size_t row, size_t n, bool few) {
+// `few`: by the kernel for few rows, which has x in 8 bits for int4. `rounded`: with int4 rounded to bfloat16.
+Bounded Exact(const StoredWeight& weight, const Numbers& x, size_t row, size_t n, bool few, bool rounded) {
   const size_t k = weight.k;
   double value = 0, magnitude = 0, quantized = 0;
   for (size_t group = 0; group < k; group += 32) {
@@ -227,11 +230,10 @@ Bounded Product(const StoredWeight& weight, const Numbers& x, size_t row, size_t
   }
   const bool dense = weight.weight.format == Format::kDense;
   // Each of four lanes or more sums up in float32; packed, a number for each group.
-  const double steps = static_cast<double>(dense ? k / 4 + 8 : k / 32 + 8);
-  return {value, steps * std::ldexp(magnitude, -24) + (dense ? 0 : quantized)};
+  const double steps = static_cast<double>(dense || rounded ? k / 4 + 8 : k / 32 + 8);
+  const double lost = dense ? 0 : rounded ? magnitude * Rounding(Type::kBF16) : quantized;
+  return {value, steps * std::ldexp(magnitude, -24) + lost};
 }
-
-double Rounding(Type type) { return type == Type::kF32 ? 0x1p-23 : type == Type::kBF16 ? 0x1.01p-8 : 0x1.01p-11; }
 
 struct Kind {
   Format format;
@@ -308,6 +310,7 @@ void Check(Function function, const Case& c, Threads& pool) {
 
   const bool few = function == Linear && c.m <= kMaxRows;
   for (const Kernels* const* isa = AvailableKernels(); *isa != nullptr; ++isa) {
+    const bool rounded = !few && (*isa)->gemm->product(c.format, c.weight, c.x) == Product::kBF16;
     const std::string name = std::string((*isa)->name) + ": " + c.Name();
     const auto ys = Run(function, **isa, pool, 1, c, task, name);
     ++checks;
@@ -329,7 +332,7 @@ void Check(Function function, const Case& c, Threads& pool) {
       for (size_t row = 0; row < c.m; ++row) {
         for (size_t n = 0; n < c.n[i]; ++n) {
           const auto sum = [&](size_t side) {
-            Bounded product = Product(weights[side], x, row, n, few);
+            Bounded product = Exact(weights[side], x, row, n, few, rounded);
             if (task.bias[side] != nullptr) product.value += biases[side].Get(n);
             product.error += std::ldexp(std::abs(product.value), -23);
             return product;

@@ -89,15 +89,18 @@ ZML_INLINE size_t ChunkColumns(size_t m, size_t k) {
   return m == 1 ? all : Min(all, cached);
 }
 
-// Adds the products of a tile, over `steps` steps, to sums [M, kBlock] of vectors, each kApart rows of the weight from the
+// The rows of a weight that have sums at a time, where there are m rows of x.
+ZML_INLINE size_t BlockRows(size_t m) { return kMaxPart / m / kBlock * kBlock; }
+
+// Adds the products of a tile, over `steps` steps, to sums [M, BlockRows], each of a row of the weight `apart` rows from the
 // one before. `next` is what is read after this.
-template <typename Kind, int M, int N, int kApart>
+template <typename Kind, int M, int N>
 ZML_INLINE void Tile(const typename Kind::Element* w, size_t w_stride, const typename Kind::Element* next,
-                     const typename Kind::X* x, size_t x_stride, size_t steps, F32* sums) {
+                     const typename Kind::X* x, size_t x_stride, size_t steps, F32* sums, size_t sums_stride, size_t apart) {
   constexpr size_t kStep = Kind::kStep, kLine = 64 / sizeof(*w), kLineSteps = kLine > kStep ? kLine / kStep : 1;
   F32 acc[M][N];
   for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) acc[m][n] = sums[m * kBlock + n * kApart];
+    for (int n = 0; n < N; ++n) acc[m][n] = sums[m * sums_stride + n * apart];
   }
   const auto step = [&] {
     for (int part = 0; part < Kind::kParts; ++part) {
@@ -121,36 +124,36 @@ ZML_INLINE void Tile(const typename Kind::Element* w, size_t w_stride, const typ
   }
   for (size_t i = lines * kLineSteps; i < steps; ++i) step();
   for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) sums[m * kBlock + n * kApart] = acc[m][n];
+    for (int n = 0; n < N; ++n) sums[m * sums_stride + n * apart] = acc[m][n];
   }
 }
 
 // A chunk of M rows of x with `count` rows of a weight; `tail` columns are left over after the steps.
 template <typename Kind, int M>
 void Rows(const typename Kind::Element* w, size_t w_stride, size_t count, const typename Kind::Element* next,
-          const typename Kind::X* x, size_t x_stride, size_t steps, size_t tail, F32* sums) {
+          const typename Kind::X* x, size_t x_stride, size_t steps, size_t tail, F32* sums, size_t sums_stride) {
   constexpr int kWidth = TileWidth(M), kStep = Kind::kStep;
   size_t n = 0;
-  if (kBlock % kWidth == 0 && count == kBlock) {
-    // Rows that are far apart are read faster side by side than neighbours.
-    constexpr int kApart = kBlock / kWidth;
-    for (; n < kApart; ++n) {
+  if (count % kWidth == 0) {
+    // Rows that are far apart are read faster side by side than neighbours, the more so the longer each goes on.
+    const size_t apart = count / kWidth;
+    for (; n < apart; ++n) {
       const typename Kind::Element* here = w + n * w_stride;
-      Tile<Kind, M, kWidth, kApart>(here, kApart * w_stride, n + 1 < kApart ? here + w_stride : next, x, x_stride, steps, sums + n);
+      Tile<Kind, M, kWidth>(here, apart * w_stride, n + 1 < apart ? here + w_stride : next, x, x_stride, steps, sums + n, sums_stride, apart);
     }
     n = count;
   }
   for (; n + kWidth <= count; n += kWidth) {
     const typename Kind::Element* here = w + n * w_stride;
-    Tile<Kind, M, kWidth, 1>(here, w_stride, n + kWidth < count ? here + kWidth * w_stride : next, x, x_stride, steps, sums + n);
+    Tile<Kind, M, kWidth>(here, w_stride, n + kWidth < count ? here + kWidth * w_stride : next, x, x_stride, steps, sums + n, sums_stride, 1);
   }
-  for (; n < count; ++n) Tile<Kind, M, 1, 1>(w + n * w_stride, 0, w + (n + 1) * w_stride, x, x_stride, steps, sums + n);
+  for (; n < count; ++n) Tile<Kind, M, 1>(w + n * w_stride, 0, w + (n + 1) * w_stride, x, x_stride, steps, sums + n, sums_stride, 0);
   if (tail == 0) return;
   for (n = 0; n < count; ++n) {
     // No byte behind a row's end is read.
     typename Kind::Element last[kStep] = {};
     __builtin_memcpy(last, w + n * w_stride + steps * kStep, tail * sizeof(last[0]));
-    Tile<Kind, M, 1, 1>(last, 0, last, x + steps * kStep, x_stride, 1, sums + n);
+    Tile<Kind, M, 1>(last, 0, last, x + steps * kStep, x_stride, 1, sums + n, sums_stride, 0);
   }
 }
 
@@ -160,15 +163,14 @@ ZML_INLINE void MultiplyDense(const Weight& weight, const void* prepared, size_t
   typedef typename Kind::Element Element;
   typedef typename Kind::X X;
   const size_t columns = ChunkColumns<Kind>(m, k);
-  for (size_t first = begin; first < end; first += kBlock) {
-    const size_t count = Min(kBlock, end - first);
+  const size_t block = BlockRows(m);
+  for (size_t first = begin; first < end; first += block) {
+    const size_t count = Min(block, end - first);
     const Element* w = static_cast<const Element*>(weight.values) + first * k;
-    const Element* next_block = first + kBlock < end ? w + kBlock * k : static_cast<const Element*>(after);
+    const Element* next_block = first + block < end ? w + block * k : static_cast<const Element*>(after);
     const X* x = static_cast<const X*>(prepared);
-    F32 sums[kMaxRows][kBlock];
-    for (size_t row = 0; row < m; ++row) {
-      for (size_t n = 0; n < kBlock; ++n) sums[row][n] = F32{};
-    }
+    F32 sums[kMaxPart];
+    for (size_t i = 0; i < m * block; ++i) sums[i] = F32{};
     for (size_t column = 0; column < k; column += columns, x += m * columns) {
       const size_t here = Min(columns, k - column), steps = here / Kind::kStep, tail = here % Kind::kStep;
       for (size_t row = 0, rows; row < m; row += rows) {
@@ -176,12 +178,12 @@ ZML_INLINE void MultiplyDense(const Weight& weight, const void* prepared, size_t
         // The first of the rows of x brings the weights into the cache.
         const Element* next = row + rows < m ? w + column : column + here < k ? w + column + columns : next_block;
         WithCount<kTileRows>(rows, [&](auto tile) {
-          Rows<Kind, decltype(tile)::kValue>(w + column, k, count, next, x + row * columns, columns, steps, tail, sums[row]);
+          Rows<Kind, decltype(tile)::kValue>(w + column, k, count, next, x + row * columns, columns, steps, tail, sums + row * block, block);
         });
       }
     }
     for (size_t row = 0; row < m; ++row) {
-      for (size_t n = 0; n < count; ++n) out[row * stride + first - begin + n] = Sum(sums[row][n]);
+      for (size_t n = 0; n < count; ++n) out[row * stride + first - begin + n] = Sum(sums[row * block + n]);
     }
   }
 }

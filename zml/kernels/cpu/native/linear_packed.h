@@ -239,10 +239,10 @@ ZML_INLINE void AddScaled(const I32 (&group)[M][kVectors], const F32 (&w_scales)
   }
 }
 
-// kStreams blocks side by side, a group of each in turn; `next` are the values of those after them. `channel`: each row of
-// the weight has one scale, for later.
+// kStreams blocks side by side, `apart` blocks from one to the other, a group of each in turn; `next` are the values of those
+// after them. `channel`: each row of the weight has one scale, for later.
 template <typename Packing, bool channel, int kStreams>
-ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k, size_t first, const char* next,
+ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k, size_t first, size_t apart, const char* next,
                        F32 (*sums)[kMaxRows][kVectors]) {
   constexpr size_t kBytes = Packing::kBytes;
   const size_t groups = Ceil(k, kGroup);
@@ -262,9 +262,9 @@ ZML_INLINE void Blocks(const Weight& weight, const PackedX<Packing>& x, size_t k
     const char* ahead = coming < groups ? values + coming * kBytes : next + (coming - groups) * kBytes;
 #pragma clang loop unroll(full)
     for (int stream = 0; stream < kStreams; ++stream) {
-      const size_t at = stream * groups + g;
+      const size_t at = stream * apart * groups + g;
       const char* here = values + at * kBytes;
-      for (size_t line = 0; line < kBytes; line += 64) Prefetch(ahead + stream * groups * kBytes + line);
+      for (size_t line = 0; line < kBytes; line += 64) Prefetch(ahead + stream * apart * groups * kBytes + line);
       F32 w_scales[kVectors];
       for (int v = 0; v < kVectors; ++v) w_scales[v] = channel ? Set(1.0f) : LoadBf16(scales + at * kBlock + v * kLanes);
       if (x.m == 1) {
@@ -294,27 +294,30 @@ ZML_INLINE void MultiplyPacked(const Weight& weight, const void* prepared, size_
   constexpr int kStreams = Packing::kStreams;
   const size_t row_bytes = Ceil(k, kGroup) * Packing::kBytes / kBlock;
   const PackedX<Packing> x = {m, const_cast<char*>(static_cast<const char*>(prepared))};
-  F32 sums[kStreams][kMaxRows][kVectors];
-  for (size_t first = begin, last; first < end; first = last) {
-    last = Min(end, first + kStreams * kBlock);
-    const char* next = static_cast<const char*>(after);
-    if (last < end) next = static_cast<const char*>(weight.values) + last * row_bytes;
-    if (last - first > (kStreams - 1) * kBlock) {
-      Blocks<Packing, channel, kStreams>(weight, x, k, first, next, sums);
-    } else {
-      Blocks<Packing, channel, 1>(weight, x, k, first, next, sums);
-    }
+  const auto store = [&](F32 (*sums)[kVectors], size_t n) {
     for (size_t row = 0; row < m; ++row) {
-      for (size_t n = first; n < last; n += kBlock) {
-        float of_rows[kBlock];
-        for (int v = 0; v < kVectors; ++v) {
-          F32 sum = sums[(n - first) / kBlock][row][v];
-          if constexpr (channel) sum *= Load<F32>(static_cast<const float*>(weight.scales) + n + v * kLanes);
-          Store(of_rows + v * kLanes, sum);
-        }
-        __builtin_memcpy(out + row * stride + n - begin, of_rows, Min(kBlock, last - n) * sizeof(float));
+      float of_rows[kBlock];
+      for (int v = 0; v < kVectors; ++v) {
+        F32 sum = sums[row][v];
+        if constexpr (channel) sum *= Load<F32>(static_cast<const float*>(weight.scales) + n + v * kLanes);
+        Store(of_rows + v * kLanes, sum);
       }
+      __builtin_memcpy(out + row * stride + n - begin, of_rows, Min(kBlock, end - n) * sizeof(float));
     }
+  };
+  F32 sums[kStreams][kMaxRows][kVectors];
+  const size_t apart = Ceil(end - begin, kBlock) / kStreams;
+  const char* const values = static_cast<const char*>(weight.values);
+  for (size_t block = 0; block < apart; ++block) {
+    const size_t first = begin + block * kBlock;
+    const char* next = block + 1 < apart ? values + (first + kBlock) * row_bytes : static_cast<const char*>(after);
+    Blocks<Packing, channel, kStreams>(weight, x, k, first, apart, next, sums);
+    for (size_t stream = 0; stream < kStreams; ++stream) store(sums[stream], first + stream * apart * kBlock);
+  }
+  // Those that are left over.
+  for (size_t first = begin + apart * kStreams * kBlock; first < end; first += kBlock) {
+    Blocks<Packing, channel, 1>(weight, x, k, first, 0, values + (first + kBlock) * row_bytes, sums);
+    store(sums[0], first);
   }
 }
 
