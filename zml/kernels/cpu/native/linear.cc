@@ -11,7 +11,7 @@ namespace {
 
 // The bytes of weights that a worker takes at a time: reading starts anew with each part and, in it, with each of two weights,
 // before memory is as fast as it can be; few enough that no worker is left with work for long when the others are done.
-constexpr size_t kPartBytes = 256 * 1024;
+constexpr size_t kPartBytes = 512 * 1024;
 // Parts are of whole blocks of rows of the packed formats.
 constexpr size_t kBlock = 16;
 
