@@ -301,6 +301,8 @@ def test_report() -> None:
     assert work.context == 256
     machine = Limits(2, Limit(20, 25, "r"), Limit(100, 110, "f"), Limit(100, 110, "f"))
     zml = Contender("zml", "bf16", [sample(1, [1, 2, 3, 4, 5]), sample(9, [1] * 5, other=0.5)])
+    for one, share in zip(zml.samples, (0.02, 0.9), strict=True):
+        one["runs"][0]["python_share"] = share
     peer = Contender("llama.cpp", "bf16", [sample(2, [1, 2, 3, 9, 5])])
     absent = Contender("zml", "int8", problem="not there yet")
     found = report.medians(zml, work, machine)
@@ -308,6 +310,8 @@ def test_report() -> None:
     assert found["decode_12_tokens_per_second"] == 2
     assert found["decode_12_weight_gb_per_second"] == 10 and found["decode_12_share_of_read"] == 0.5
     assert found["rss_over_weights_and_kv_bytes"] == 1e9
+    assert found["decode_12_python_share"] == 0.02
+    assert "decode_12_python_share" not in report.medians(peer, work, machine)
     assert report.agreement(zml, peer) == (3, 5)
     text = report.table([zml, peer, absent], work, machine)
     lines = {line[:28].strip(): line[28:].split() for line in text.splitlines()}

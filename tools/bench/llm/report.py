@@ -39,6 +39,10 @@ def medians(contender: Contender, work: Work, limits: Limits) -> dict[str, float
         found[f"decode_{context}_share_of_read"] = statistics.median(
             size / seconds / 1e9 / read for seconds, read in pairs
         )
+        if "python_share" in samples[0]["runs"][i]:
+            found[f"decode_{context}_python_share"] = statistics.median(
+                x["runs"][i]["python_share"] for x in samples
+            )
     for name in ("first_token_cold_seconds", "first_token_warm_seconds", "load_seconds"):
         if name in samples[0]:
             found[name] = statistics.median(x[name] for x in samples)
@@ -76,6 +80,7 @@ def rows(work: Work) -> list[tuple[str, str, float, bool | None]]:
         found.append((f"decode at {n}, tok/s", f"decode_{n}_tokens_per_second", 1, True))
         found.append(("  weights, GB/s", f"decode_{n}_weight_gb_per_second", 1, None))
         found.append(("  % of the read bandwidth", f"decode_{n}_share_of_read", 100, None))
+        found.append(("  % Python's thread is busy", f"decode_{n}_python_share", 100, None))
     return [
         *found,
         ("first token, cold, s", "first_token_cold_seconds", 1, False),

@@ -4,7 +4,9 @@ A job with `first_token` stops after the first token, of a prompt of `first_prom
 """
 
 import json
+import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def main() -> None:
     }
     # Afterwards, as the probes take memory. The last run's prompt is still in the KV cache.
     for run, found in list(zip(runs, measured, strict=True))[::-1]:
-        found["pairs"] = _pairs(engine, run["prompt"], job)
+        found["pairs"], found["python_share"] = _pairs(engine, run["prompt"], job)
     print(json.dumps(answer))
 
 
@@ -90,16 +92,28 @@ def _run(engine: Engine, run: dict[str, Any], steps: int) -> dict[str, Any]:
     }
 
 
-def _pairs(engine: Engine, prompt: list[int], job: dict[str, Any]) -> list[tuple[float, float]]:
-    """Seconds of a step, and GB/s that the memory was read at around it."""
+def _pairs(
+    engine: Engine, prompt: list[int], job: dict[str, Any]
+) -> tuple[list[tuple[float, float]], float]:
+    """Seconds of a step, and GB/s that the memory was read at around it; and how much of a step this thread, which
+    is the one with Python in it, keeps a processor busy, jaxlib's part of a call included."""
     steps = job["pair_steps"]
+    shares = []
 
     def decode() -> float:
-        _generate(engine, prompt, steps + 1)
+        pieces = engine.generate(prompt, Sampling(), steps + 1, ignore_eos=True)
+        next(pieces)
+        busy = time.thread_time()
+        for _ in pieces:
+            pass
+        busy = (time.thread_time() - busy) / steps
         stats = engine.session.stats
-        return (stats.last_token_seconds - stats.first_token_seconds) / steps
+        seconds = (stats.last_token_seconds - stats.first_token_seconds) / steps
+        shares.append(busy / seconds)
+        return seconds
 
-    return limits.beside_reading(decode, job["pairs"], job["threads"], job["probe_megabytes"])
+    pairs = limits.beside_reading(decode, job["pairs"], job["threads"], job["probe_megabytes"])
+    return pairs, statistics.median(shares)
 
 
 def _generate(engine: Engine, prompt: list[int], count: int) -> list[int]:
