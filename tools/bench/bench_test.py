@@ -38,12 +38,14 @@ def test_startup(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
     assert set(found) == set(startup.STEPS)
 
 
+@pytest.mark.parametrize("step", [64, 2])
 def test_quality(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, step: int
 ) -> None:
     lines = quality.HELD_OUT.read_text("utf-8").splitlines()
     (tmp_path / "text").write_text("\n".join(lines[:8]))
-    found = report(quality.main, [f"--text={tmp_path / 'text'}", "--window=64"], monkeypatch, capfd)
+    flags = [f"--text={tmp_path / 'text'}", "--window=64", f"--step={step}"]
+    found = report(quality.main, flags, monkeypatch, capfd)
     assert found.keys() == quality.VARIANTS.keys()
     perplexities = [row["perplexity"] for row in found.values()]  # type: ignore[index]
     assert max(perplexities) < 1.2 * min(perplexities)

@@ -2,7 +2,7 @@
 
 The text is held out from the demo's training: every 17th of the conversations about 2 % of WordNet's synsets
 (tools/demo/corpus.py). The LICENSE of examples/llm/demo is theirs too.
-python -m tools.bench.quality [--model=DIR] [--text=FILE] [--window=512] [--json]
+python -m tools.bench.quality [--model=DIR] [--text=FILE] [--window=512] [--step=512] [--json]
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zml.attention import KvCache
 from zml.io import TensorStore, load
 from zml.llm.engine import Engine
 from zml.models import Decoder
@@ -45,20 +46,35 @@ class Quality:
     decode_weight_bytes: int
 
 
-def logits(engine: Engine, windows: np.ndarray) -> list[np.ndarray]:
-    """The logits [s, voc] in float32 of each row of token ids [n, s]."""
+def logits(engine: Engine, windows: np.ndarray, step: int) -> list[np.ndarray]:
+    """The logits [s, voc] in float32 of each row of token ids [n, s], of which `step` are run at a time."""
     deployment = engine.deployment
     platform, among = deployment.platform, [deployment.sharding]
     store = TensorStore.open(engine.checkpoint.folder)
     weights = load(deployment.model, store, platform, shardings=among)
 
-    def forward(model: Decoder, tokens: Tensor) -> Tensor:
-        return model.forward(tokens)
+    def forward(
+        model: Decoder, cache: KvCache, tokens: Tensor, start: Tensor
+    ) -> tuple[Tensor, KvCache]:
+        hidden, cache = model.hidden_states(tokens, start, cache)
+        return model.logits(hidden), cache
 
-    tokens = Shape({"s": windows.shape[1]}, "i32")
-    exe = platform.compile(forward, deployment.model, tokens, shardings=among)
-    found = (exe(weights, platform.put(row, tokens, sharding=among[0])) for row in windows)
-    return [x.numpy().astype(np.float32) for x in found]
+    shapes = Shape({"s": step}, "i32"), Shape({}, "i32")
+    exe = platform.compile(forward, deployment.model, deployment.cache(), *shapes, shardings=among)
+
+    def run(row: np.ndarray) -> np.ndarray:
+        cache, found = platform.zeros(deployment.cache(), sharding=among[0]), []
+        for start in range(0, len(row), step):
+            values = row[start : start + step], np.int32(start)
+            tokens, at = (
+                platform.put(value, shape, sharding=among[0])
+                for value, shape in zip(values, shapes, strict=True)
+            )
+            some, cache = exe(weights, cache, tokens, at)
+            found.append(some.numpy().astype(np.float32))
+        return np.concatenate(found)
+
+    return [run(row) for row in windows]
 
 
 def cross_entropy(rows: np.ndarray, following: np.ndarray) -> float:
@@ -69,8 +85,8 @@ def cross_entropy(rows: np.ndarray, following: np.ndarray) -> float:
     return float(np.mean(np.log(np.exp(wide).sum(-1)) - picked))
 
 
-def measure(model: str, text: str, window: int) -> dict[str, Quality]:
-    """All variants, on the lines of a text laid end to end and cut into windows of so many tokens."""
+def measure(model: str, text: str, window: int, step: int) -> dict[str, Quality]:
+    """All variants, on the lines of a text laid end to end and cut into windows of so many tokens, `step` at a time."""
     platform = Platform.init("cpu")
     report: dict[str, Quality] = {}
     reference: list[np.ndarray] = []
@@ -84,7 +100,7 @@ def measure(model: str, text: str, window: int) -> dict[str, Quality]:
             )
         windows = np.array(ids[: count * window], np.int32).reshape(count, window)
         following = np.array(ids[1 : count * window + 1]).reshape(count, window)
-        found = logits(engine, windows)
+        found = logits(engine, windows, step)
         reference = reference or found
         losses = [cross_entropy(*pair) for pair in zip(found, following, strict=True)]
         errors = [np.abs(a - b) for a, b in zip(found, reference, strict=True)]
@@ -109,10 +125,18 @@ def main() -> None:
     parser.add_argument("--model", default=str(_ROOT / "examples/llm/demo"))
     parser.add_argument("--text", type=Path, default=HELD_OUT)
     parser.add_argument("--window", type=int, default=512)
+    parser.add_argument(
+        "--step",
+        type=int,
+        help="tokens at a time, which divide the window; 1: as they are decoded; default: all",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    report = measure(options.model, options.text.read_text("utf-8"), options.window)
+    step = options.window if options.step is None else options.step
+    if step < 1 or options.window % step:
+        parser.error(f"--step={step}: expected a divisor of --window={options.window}")
+    report = measure(options.model, options.text.read_text("utf-8"), options.window, step)
     if options.json:
         print(json.dumps({name: asdict(quality) for name, quality in report.items()}))
         return
