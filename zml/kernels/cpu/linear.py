@@ -88,7 +88,8 @@ def linear(
 
     Sums are float32, and rounded once, to `dtype`, by default that of x. x is never rounded to a dense weight's type;
     for a quantized weight it is rounded to 16 bits (int4 and few rows: to 8), with a scale for each 32 columns; or int4
-    to bf16, where x is bf16, the rows are many, and the processor multiplies bf16. Where there is no library, or no kernel for the types, XLA computes it. Raises ValueError for dims that do not fit.
+    to bf16, where x is bf16, the rows are many, and the processor multiplies bf16. Where there is no library, or no
+    kernel for the types, XLA computes it. Raises ValueError for dims that do not fit.
     """
     biases = _checked(x, weights, biases)
     dtype = np.dtype(x.dtype if dtype is None else dtype)
