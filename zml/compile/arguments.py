@@ -9,24 +9,35 @@ import jax
 
 from zml.buffer import Buffer
 from zml.compile.program import Value
-from zml.errors import BufferError
+from zml.errors import BufferError, UnsupportedError
 from zml.model_tree import is_leaf
+
+_NO_ARGUMENTS = jax.tree.structure([])
+"""Arguments are a tuple: none have this structure."""
 
 
 class Arguments:
     """What some of the arguments of a program must be: the inputs that they are, and their pytree."""
 
-    def __init__(self, program: str, device_name: str, inputs: Sequence[Value], tree: Any) -> None:
+    def __init__(
+        self, program: str, device_name: str, inputs: Sequence[Value], tree: Any, refusal: str = ""
+    ) -> None:
         self._program = program
         self._device_name = device_name
         self._inputs = inputs
         self._tree = tree
+        self._refusal = ""
+        if refusal:
+            # Found where the arguments are looked at, so that a call of a program that can run does not ask.
+            self._tree, self._refusal = _NO_ARGUMENTS, f"{program}: {refusal}"
         self._expected = [(value.shape, value.sharding) for value in inputs]
 
     def arrays(self, args: tuple[Any, ...]) -> list[jax.Array]:
         """The arrays of the arguments. Raises BufferError for what the program was not compiled for."""
         leaves, tree = jax.tree.flatten(args)
         if tree != self._tree:
+            if self._refusal:
+                raise UnsupportedError(self._refusal)
             raise self._wrong_structure(args)
         arrays = []
         for leaf, (shape, sharding) in zip(leaves, self._expected, strict=True):

@@ -6,7 +6,7 @@ import hashlib
 import linecache
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,42 +83,40 @@ def compile_function(
     module, signature = _lower(name, tracer, inputs, options)
     _run_passes(name, module, options)
     stablehlo, mesh = module.text(), among[0].mesh
-    fingerprint = _fingerprint(runtime.client)
+    traits = _traits(runtime.client)
 
-    def made(loaded: executable.LoadedProgram, cached: bool) -> Exe:
+    def made(loaded: executable.Program, cached: bool) -> Exe:
         seconds = time.perf_counter() - began
         what = "Loaded from the cache:" if cached else "Compiled"
         _LOG.info("%s %s [%.3fs]", what, name, seconds)
         return Exe(
-            name, runtime.device_name, signature, loaded, stablehlo, fingerprint, mesh, cached=cached, seconds=seconds
+            name, runtime.device_name, signature, loaded, stablehlo, traits, mesh, cached=cached, seconds=seconds
         )  # fmt: skip
 
     cache = runtime.cache if options.use_cache and not module.has_effects else None
     key = ""
     if cache is not None:
         # XLA reads further flags from the environment.
-        key = _key(stablehlo, fingerprint, repr(options.partitioner), repr(sorted(flags.items())),
+        key = _key(stablehlo, repr(sorted(traits.items())), repr(options.partitioner), repr(sorted(flags.items())),
                    repr([d.id for d in mesh.devices.flat]), os.environ.get("XLA_FLAGS", ""))  # fmt: skip
         found = _cached(cache, key, runtime, mesh, signature)
         if found is not None:
             return made(found, cached=True)
     try:
-        compiled = executable.compile_module(
-            runtime.client.raw,
+        compiled = runtime.client.compile(
             module,
             list(mesh.devices.flat),
             [value.struct for value in signature.results],
             shardy=options.partitioner is Partitioner.SHARDY,
             flags=flags,
-            turn=runtime.client.turn,
         )
-    except (executable.Error, ValueError) as error:
+    except (executable.Error, ValueError, CompileError) as error:
         raise CompileError(_explain(name, runtime, module, str(error))) from error
     exe = made(compiled, cached=False)
     if cache is not None:
         try:
             # The code alone: the rest is here again when the key is, and a model's class need not be picklable.
-            cache.put(key, compiled.serialize())
+            cache.put(key, compiled.kept())
         except executable.Error as error:
             _LOG.debug("%s is not kept: this runtime does not serialize it: %s", name, error)
     return exe
@@ -153,9 +151,9 @@ def _lower(
     return module, signature
 
 
-def _fingerprint(client: Client) -> str:
-    """All that a compiled program depends on beside itself and its options."""
-    return f"{client.fingerprint}; jax={jax.__version__}"
+def _traits(client: Client) -> dict[str, str]:
+    """All that a compiled program depends on beside itself and its options, by name."""
+    return {**client.traits, "jax": jax.__version__}
 
 
 def _shardings(
@@ -182,12 +180,7 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
     """A program back from `Exe.serialize`. Raises CompileError for one of another platform or version."""
     began = time.perf_counter()
     packed = unpack(blob)
-    fingerprint = _fingerprint(runtime.client)
-    if packed.fingerprint != fingerprint:
-        raise CompileError(
-            f"the program {packed.name} was compiled for {packed.fingerprint}, but this is {fingerprint}; "
-            "compile it for this platform"
-        )
+    check_traits(f"the program {packed.name}", packed.traits, runtime)
     by_id = {device.id: device for device in runtime.client.devices}
     if missing := [i for i in packed.devices if i not in by_id]:
         raise CompileError(
@@ -202,20 +195,33 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
         packed.result_tree,
     ).shared()
     try:
-        loaded = executable.load_program(
-            runtime.client.raw,
+        loaded = runtime.client.load(
             packed.code,
             list(mesh.devices.flat),
             [value.struct for value in signature.results],
-            turn=runtime.client.turn,
         )
     except (executable.Error, ValueError) as error:
         raise CompileError(f"the program {packed.name} cannot be loaded: {error}") from error
     seconds = time.perf_counter() - began
     return Exe(
-        packed.name, runtime.device_name, signature, loaded, packed.stablehlo, fingerprint, mesh,
+        packed.name, runtime.device_name, signature, loaded, packed.stablehlo, packed.traits, mesh,
         cached=True, seconds=seconds,
     )  # fmt: skip
+
+
+def check_traits(what: str, traits: Mapping[str, str], runtime: Runtime) -> None:
+    """Raises CompileError, with each difference, unless the platform has these traits."""
+    mine = _traits(runtime.client)
+    wrong = [
+        f"{name}: {value}, here {mine.get(name, 'none')}"
+        for name, value in traits.items()
+        if mine.get(name) != value
+    ]
+    if wrong:
+        raise CompileError(
+            f"{what} was compiled for another platform or version than {runtime.device_name}: {'; '.join(wrong)}; "
+            "compile it for this one"
+        )
 
 
 def _mesh(packed: Packed, by_id: dict[int, Any]) -> Mesh:
@@ -233,17 +239,15 @@ def _value(packed: PackedValue, mesh: Mesh) -> Value:
 
 def _cached(
     cache: ExecutableCache, key: str, runtime: Runtime, mesh: Mesh, signature: Signature
-) -> executable.LoadedProgram | None:
+) -> executable.Program | None:
     blob = cache.get(key)
     if blob is None:
         return None
     try:
-        return executable.load_program(
-            runtime.client.raw,
+        return runtime.client.load_cached(
             blob,
             list(mesh.devices.flat),
             [value.struct for value in signature.results],
-            turn=runtime.client.turn,
         )
     except (RuntimeError, ValueError) as error:
         _LOG.warning("a cached program could not be loaded (%s); compiling it anew", error)

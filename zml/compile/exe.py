@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from zml.buffer import Buffer
 from zml.compile.arguments import Arguments
 from zml.compile.program import Signature, Value
 from zml.errors import BufferError
-from zml.pjrt.executable import Error, LoadedProgram, MemoryPlan
+from zml.pjrt.executable import Error, MemoryPlan, Program
 
 
 class Exe:
@@ -30,15 +30,15 @@ class Exe:
     """Its `inputs` and `results`, each with a name, a shape and a place, and their pytrees."""
     stablehlo: str
     """The program before XLA's passes, after those of CompileOptions."""
-    fingerprint: str
-    """The platform and versions that it runs on."""
+    traits: Mapping[str, str]
+    """The platform and versions that it runs on, by name."""
     mesh: Mesh
     """The devices that it runs on, and the axes that values are cut over."""
     cached: bool
     """Whether it came out of the executable cache, or out of `serialize`."""
     seconds: float
     """What tracing, lowering and compiling, or reading it back, took."""
-    program: LoadedProgram
+    program: Program
     """The runtime's own object."""
 
     def __init__(
@@ -46,9 +46,9 @@ class Exe:
         name: str,
         device_name: str,
         signature: Signature,
-        program: LoadedProgram,
+        program: Program,
         stablehlo: str,
-        fingerprint: str,
+        traits: Mapping[str, str],
         mesh: Mesh,
         *,
         cached: bool,
@@ -58,7 +58,7 @@ class Exe:
         self.device_name = device_name
         self.signature = signature
         self.stablehlo = stablehlo
-        self.fingerprint = fingerprint
+        self.traits = traits
         self.mesh = mesh
         self.cached = cached
         self.seconds = seconds
@@ -69,7 +69,7 @@ class Exe:
 
     def arguments(self, inputs: Sequence[Value], tree: Any) -> Arguments:
         """What those of its arguments must be that are these inputs."""
-        return Arguments(self.name, self.device_name, inputs, tree)
+        return Arguments(self.name, self.device_name, inputs, tree, self.program.refusal)
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program. Raises BufferError for arguments it was not compiled for, and for donated ones."""

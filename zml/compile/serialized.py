@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from zml.compile.exe import Exe
 from zml.errors import CompileError
 from zml.shape import Shape
 
-_MAGIC = b"zml program 1\n"
+_MAGIC = b"zml program 2\n"
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -23,7 +24,7 @@ class Packed:
     """All of an Exe that does not depend on this process."""
 
     name: str
-    fingerprint: str
+    traits: Mapping[str, str]
     stablehlo: str
     input_tree: Any
     result_tree: Any
@@ -62,7 +63,7 @@ def pack(exe: Exe) -> bytes:
     signature, mesh = exe.signature, exe.mesh
     packed = Packed(
         exe.name,
-        exe.fingerprint,
+        dict(exe.traits),
         exe.stablehlo,
         signature.input_tree,
         signature.result_tree,

@@ -3,15 +3,20 @@
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 from jaxlib.version import __version__ as jaxlib_version
 
+from zml.pjrt import elf, executable
+from zml.pjrt.build_options import Flag
 from zml.pjrt.distributed import Distributed
+from zml.pjrt.executable import LoadedProgram, Program
+from zml.pjrt.lowering import Module
 
 # PJRT hands attributes out by name and does not list them: these are what XLA's plugins are known to have.
 _CLIENT_ATTRIBUTES = (
@@ -52,6 +57,11 @@ class Client:
     turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held while a program is given to several devices: all of them get the programs in one order."""
 
+    @property
+    def is_described(self) -> bool:
+        """Whether there is nothing to run on."""
+        return False
+
     @cached_property
     def devices(self) -> tuple[Any, ...]:
         """All devices (jax.Device), those of other processes included, in the client's order."""
@@ -82,26 +92,73 @@ class Client:
     @cached_property
     def traits(self) -> Mapping[str, str]:
         """All that a compiled program depends on beside itself, by name: two clients with the same share programs."""
-        kinds = Counter(device.device_kind for device in self.devices)
         traits = {
-            "target": self.target,
-            "devices": ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items())),
+            **self.portable_traits(),
             "runtime": self.version,
-            "jaxlib": jaxlib_version,
             "topology": self._topology(),
         }
-        if self.library is not None:
-            traits["plugin"] = f"{self.library.name}, {self.library.stat().st_size} bytes"
         if self.instructions is not None:
             traits["instructions"] = self.instructions
         if self.distributed is not None:
             traits["process"] = f"{self.process} of {self.distributed.processes}"
         return traits
 
+    def portable_traits(self) -> dict[str, str]:
+        """Those that are the same where the devices are only described."""
+        devices = self.devices
+        kinds = Counter(device.device_kind for device in devices)
+        traits = {
+            "target": self.target,
+            "devices": ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items())),
+            "processes": str(len({device.process_index for device in devices})),
+            "jaxlib": jaxlib_version,
+        }
+        attributes = [device_attributes(device) for device in devices]
+        if capabilities := sorted({a["compute_capability"] for a in attributes if "compute_capability" in a}):
+            traits["compute capability"] = ", ".join(capabilities)
+        if self.target == "tpu" and all("coords" in a for a in attributes):
+            ends = zip(*(a["coords"] for a in attributes), strict=True)
+            traits["grid"] = "x".join(str(max(end) - min(end) + 1) for end in ends)
+        if self.library is not None:
+            traits["plugin"] = f"{self.library.name}, {elf.identity(self.library)}"
+        return traits
+
     @cached_property
     def fingerprint(self) -> str:
         """The traits in one string: the part of a cache's key that stands for the platform."""
         return "; ".join(f"{name}={value}" for name, value in self.traits.items())
+
+    def compile(
+        self,
+        module: Module,
+        devices: Sequence[jax.Device],
+        results: Sequence[jax.ShapeDtypeStruct],
+        *,
+        shardy: bool,
+        flags: Mapping[str, Flag],
+    ) -> Program:
+        """Compiles for these devices. Raises executable.Error, ValueError or CompileError."""
+        return executable.compile_module(
+            self.raw, module, devices, results, shardy=shardy, flags=flags, turn=self.turn
+        )
+
+    def load(
+        self,
+        blob: bytes,
+        devices: Sequence[jax.Device],
+        results: Sequence[jax.ShapeDtypeStruct],
+    ) -> LoadedProgram:
+        """What `Program.serialize` gave. Raises executable.Error or ValueError for what another build gave."""
+        return executable.load_program(self.raw, blob, devices, results, turn=self.turn)
+
+    def load_cached(
+        self,
+        blob: bytes,
+        devices: Sequence[jax.Device],
+        results: Sequence[jax.ShapeDtypeStruct],
+    ) -> Program:
+        """What `Program.kept` gave. Raises what `load` does."""
+        return self.load(blob, devices, results)
 
     def _topology(self) -> str:
         """Stands for the ids, processes and places of the devices, and for what they can do."""

@@ -3,17 +3,15 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
-import numpy as np
 from jax._src.core import ShapedArray
 from jaxlib import _jax, xla_client
 
+from zml.pjrt.build_options import Flag, build_options
 from zml.pjrt.lowering import Module
 from zml.units import binary_size
-
-type Flag = bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,41 @@ class MemoryPlan:
         return "\n".join(f"{name:<28} {binary_size(size):>10}" for name, size in parts.items())
 
 
+class Program(Protocol):
+    """A compiled program: on its devices, or for devices that are only described."""
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether it calls Python back, to print."""
+
+    @property
+    def refusal(self) -> str:
+        """Why it cannot be called; empty where it can."""
+
+    @property
+    def run(self) -> Callable[[list[jax.Array]], list[jax.Array]]:
+        """Runs it."""
+
+    def memory_plan(self) -> MemoryPlan:
+        """What a call takes on each device."""
+
+    def cost(self) -> dict[str, float]:
+        """What the compiler estimates."""
+
+    def hlo(self) -> str:
+        """The program after XLA's own passes."""
+
+    def serialize(self) -> bytes:
+        """Machine code for this client's kind of devices and this runtime's version."""
+
+    def kept(self) -> bytes:
+        """What the executable cache keeps of it."""
+
+
 class LoadedProgram:
     """A compiled program on its devices: arrays in, arrays out."""
+
+    refusal = ""
 
     def __init__(
         self,
@@ -124,6 +155,10 @@ class LoadedProgram:
         blob: bytes = self._loaded.serialize()
         return blob
 
+    def kept(self) -> bytes:
+        """The same."""
+        return self.serialize()
+
 
 def compile_module(
     client: Any,
@@ -136,7 +171,7 @@ def compile_module(
     turn: threading.Lock,
 ) -> LoadedProgram:
     """Compiles for these devices, in the order of the program's partitions. Raises jax.errors.JaxRuntimeError."""
-    options = _options(devices, shardy, flags)
+    options = build_options([device.id for device in devices], shardy, flags)
     more = {"host_callbacks": module.callbacks} if module.callbacks else {}
     loaded = client.compile_and_load(
         module.ir,
@@ -157,22 +192,8 @@ def load_program(
 ) -> LoadedProgram:
     """A program back from `LoadedProgram.serialize`. Raises jax.errors.JaxRuntimeError for one of another build."""
     device_list = xla_client.DeviceList(tuple(devices))
-    options = _options(devices, shardy=True, flags={})
+    options = build_options([device.id for device in devices], shardy=True, flags={})
     return LoadedProgram(client.deserialize_executable(blob, device_list, options), results, turn)
-
-
-def _options(devices: Sequence[jax.Device], shardy: bool, flags: Mapping[str, Flag]) -> Any:
-    options = xla_client.CompileOptions()
-    options.num_replicas = 1
-    options.num_partitions = len(devices)
-    ids = np.array([[device.id for device in devices]])
-    options.device_assignment = xla_client.DeviceAssignment.create(ids)
-    build = options.executable_build_options
-    build.use_spmd_partitioning = True
-    build.use_shardy_partitioner = shardy
-    if flags:
-        options.env_option_overrides = list(flags.items())
-    return options
 
 
 Error = _jax.JaxRuntimeError

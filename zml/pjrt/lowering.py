@@ -1,5 +1,6 @@
 """From a function of arrays to a StableHLO module, by JAX's own tracing and lowering."""
 
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ class Module:
     def text(self, *, locations: bool = False) -> str:
         """StableHLO as text; with the source location of each operation if asked for."""
         return str(self.ir.operation.get_asm(enable_debug_info=locations))
+
+    def bytecode(self) -> bytes:
+        """The module in MLIR's binary form, with its source locations: for another process of this version."""
+        file = io.BytesIO()
+        self.ir.operation.write_bytecode(file)
+        return file.getvalue()
 
     def run_pipeline(self, pipeline: str) -> None:
         """Runs an MLIR pass pipeline, such as `builtin.module(canonicalize,cse)`. Raises ValueError for a wrong one."""

@@ -41,7 +41,7 @@ def open_client(
             f"the sandbox of {target} at {sandbox.root} ({sandbox.source}) is incomplete: {library} is missing; build "
             f"it again (bazel build //platforms/{target}:sandbox)"
         )
-    host.set_missing(_environment(sandbox, host))
+    host.set_missing(environment(sandbox, host))
     name = _load(sandbox)
     chosen = dict(options)
     if joined is not None and target in ("cuda", "rocm"):
@@ -58,13 +58,18 @@ def open_client(
         "cpu" if on_cpu else target,
         raw,
         library,
-        {"xla_gpu_cuda_data_dir": str(sandbox.root)} if target == "cuda" else {},
+        xla_flags(sandbox),
         cpu.fingerprint() if on_cpu else None,
         joined,
     )
 
 
-def _environment(sandbox: Sandbox, host: Host) -> dict[str, str]:
+def xla_flags(sandbox: Sandbox) -> dict[str, str]:
+    """What XLA has to be told for each program: where ptxas and libdevice are."""
+    return {"xla_gpu_cuda_data_dir": str(sandbox.root)} if sandbox.target == "cuda" else {}
+
+
+def environment(sandbox: Sandbox, host: Host) -> dict[str, str]:
     """What the plugin reads while it is loaded or makes a client."""
     match sandbox.target:
         case "cuda":

@@ -9,14 +9,15 @@ import jax
 from jax.sharding import NamedSharding
 
 from zml.buffer import Buffer
-from zml.errors import BufferError
+from zml.errors import BufferError, UnsupportedError
 from zml.kernels.cpu.library import Library, Missing
 from zml.model_tree import is_leaf, path_name
 from zml.pjrt.client import Client
+from zml.pjrt.described import nowhere
 from zml.pjrt.host import Host
-from zml.platform import opening, values
+from zml.platform import described, opening, values
 from zml.platform.candidates import Candidate
-from zml.platform.describe import describe
+from zml.platform.describe import describe as draw
 from zml.platform.device import Device
 from zml.platform.options import Options, PlatformOptions
 from zml.platform.target import Target
@@ -92,6 +93,25 @@ class Platform:
         return Platform._of(client, cache, passed)
 
     @staticmethod
+    def describe(
+        name: str,
+        *,
+        cache: "ExecutableCache | None" = None,
+        timeout_seconds: float = 1800.0,
+        memory_limit: int | None = None,
+        host: Host | None = None,
+    ) -> "Platform":
+        """Hardware that is not here: `Platform.describe("cuda:h100x4")`, `Platform.describe("tpu:v5e:2x2")`.
+
+        It has devices to compile for and none to run on. Programs are compiled in a child process, which takes at most
+        `timeout_seconds` for each and, if given, `memory_limit` bytes; it may crash and does this process no harm.
+        `described.chips()` lists the names; `cuda:my_gpu.txtpb` reads a description of your own. Raises UsageError for
+        a name that is none, UnsupportedError where the target's plugin is not here or does not know the hardware.
+        """
+        client = described.open_client(name, host or Host(), timeout_seconds, memory_limit)
+        return Platform._of(client, cache)
+
+    @staticmethod
     def _of(
         client: Client, cache: "ExecutableCache | None", passed: Sequence[Candidate] = ()
     ) -> "Platform":
@@ -103,6 +123,11 @@ class Platform:
     def has_kernels(self) -> bool:
         """Whether programs call native kernels, instead of leaving all to XLA."""
         return isinstance(self.kernels, Library)
+
+    @property
+    def is_described(self) -> bool:
+        """Whether its devices are only described: there are none to run on."""
+        return self.client.is_described
 
     @property
     def device_name(self) -> str:
@@ -135,7 +160,7 @@ class Platform:
         return f"Platform({self.target.value!r}, {self.device_name})"
 
     def __str__(self) -> str:
-        return describe(self)
+        return draw(self)
 
     # Shardings
 
@@ -257,6 +282,8 @@ class Platform:
         return jax.tree.unflatten(tree, values.zeros(wanted, self.memories[0], flags))
 
     def _where(self, shape: Shape, sharding: Sharding | None, memory: str | None) -> NamedSharding:
+        if self.is_described:
+            raise UnsupportedError(nowhere(self.device_name, "put a value on"))
         if memory is not None and memory not in self.memories:
             raise BufferError(
                 f"{self!r} has no memory of the kind {memory!r}; it has {', '.join(self.memories)}"
