@@ -90,6 +90,10 @@ class Options:
         "What the weights of linear layers are quantized to as they are loaded.",
         enum_values=["none", "int8", "int4"],
     )
+    executables: str | None = _flag(
+        None,
+        "Folder of programs that tools/compile wrote for this model; they are not compiled then.",
+    )
     dry_run: bool = _flag(False, "Print the memory plan and exit; weights are not loaded.")
     profile: str | None = _flag(None, "Write a profile of the generation into this folder.")
     json: bool = _flag(False, "Print one JSON object instead of the text.")
@@ -166,6 +170,8 @@ def _check(options: Options) -> None:
         )
     if options.profile == "":
         raise UsageError("--profile is empty: expected a folder to write the profile into")
+    if options.executables == "":
+        raise UsageError("--executables is empty: expected a folder that tools/compile has written")
     if options.dry_run and options.profile is not None:
         raise UsageError(
             "--dry_run generates nothing that --profile could measure: drop one of them"

@@ -92,8 +92,15 @@ def _run(options: Options, began: float) -> int:
     model = options.model or str(_DEMO)
     if "://" not in model:
         model = str(users_path(model))
+    executables = None if options.executables is None else users_path(options.executables)
     engine = Engine.open(
-        model, platform, options.dtype, options.seqlen, options.backend, options.quantize
+        model,
+        platform,
+        options.dtype,
+        options.seqlen,
+        options.backend,
+        options.quantize,
+        executables,
     )
     _LOG.info(
         "%s on %s, %s, %d tokens of context",

@@ -180,7 +180,7 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
     """A program back from `Exe.serialize`. Raises CompileError for one of another platform or version."""
     began = time.perf_counter()
     packed = unpack(blob)
-    check_traits(f"the program {packed.name}", packed.traits, runtime)
+    _check_traits(f"the program {packed.name}", packed.traits, runtime)
     by_id = {device.id: device for device in runtime.client.devices}
     if missing := [i for i in packed.devices if i not in by_id]:
         raise CompileError(
@@ -209,15 +209,19 @@ def deserialize(runtime: Runtime, blob: bytes) -> Exe:
     )  # fmt: skip
 
 
-def check_traits(what: str, traits: Mapping[str, str], runtime: Runtime) -> None:
-    """Raises CompileError, with each difference, unless the platform has these traits."""
-    mine = _traits(runtime.client)
-    wrong = [
+def differences(traits: Mapping[str, str], client: Client) -> list[str]:
+    """What a client lacks of these traits, for people."""
+    mine = _traits(client)
+    return [
         f"{name}: {value}, here {mine.get(name, 'none')}"
         for name, value in traits.items()
         if mine.get(name) != value
     ]
-    if wrong:
+
+
+def _check_traits(what: str, traits: Mapping[str, str], runtime: Runtime) -> None:
+    """Raises CompileError, with each difference, unless the platform has these traits."""
+    if wrong := differences(traits, runtime.client):
         raise CompileError(
             f"{what} was compiled for another platform or version than {runtime.device_name}: {'; '.join(wrong)}; "
             "compile it for this one"

@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from zml import log
 from zml.errors import CheckpointError, UsageError
 from zml.io import TensorStore, load, stored_bytes
 from zml.llm.chat import ChatTemplate, Message
 from zml.llm.checkpoint import Checkpoint
+from zml.llm.executables import Executables
 from zml.llm.plan import MemoryPlan
 from zml.llm.programs import Deployment, Programs
 from zml.llm.sampling import Sampling
@@ -48,12 +50,18 @@ class Piece:
 class Engine:
     """A checkpoint on a platform. `open` reads and checks the small files; `start` compiles and loads."""
 
-    def __init__(self, checkpoint: Checkpoint, deployment: Deployment, store: TensorStore) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        deployment: Deployment,
+        store: TensorStore,
+        executables: Executables | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
         self.deployment = deployment
         self.timings = Timings()
         self._store = store
-        self._programs = Programs(deployment)
+        self._programs = Programs(deployment, executables)
         self._tokenizer: Tokenizer | None = None
         self._template: ChatTemplate | None = None
         self._session: Session | None = None
@@ -66,13 +74,15 @@ class Engine:
         seqlen: int | None = None,
         backend: str = "auto",
         quantize: str = "none",
+        executables: str | Path | None = None,
     ) -> "Engine":
         """Reads config and headers of a local checkpoint folder, and checks them against each other.
 
         dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is what
         the checkpoint stores; float32 on a cpu without native kernels, where XLA's products of 16-bit numbers are many
         times slower. seqlen: the context in tokens. backend: auto, or an attention backend. quantize: none, int8 or
-        int4, what weights are quantized to as they are loaded; embeddings, norms and biases are not.
+        int4, what weights are quantized to as they are loaded; embeddings, norms and biases are not. executables: a
+        folder of compiled programs (`save_programs`, or tools/compile) to take instead of compiling.
         """
         if quantize not in QUANTIZE:
             raise UsageError(f"--quantize={quantize}: expected one of {', '.join(QUANTIZE)}")
@@ -95,7 +105,8 @@ class Engine:
         view = store.view(dtype, quantize=None if quantize == "none" else quantize)
         deployment = Deployment.of(platform, arch, config, view, seqlen, backend)
         store.check(deployment.model)
-        return Engine(checkpoint, deployment, store)
+        compiled = None if executables is None else Executables.open(Path(executables))
+        return Engine(checkpoint, deployment, store, compiled)
 
     def open_tokenizer(self) -> None:
         """Opens tokenizer and chat template. A checkpoint used with token ids alone does not need them."""
@@ -199,6 +210,11 @@ class Engine:
             stored_bytes(self.deployment.model, self._store),
         )
 
+    def save_programs(self, folder: Path) -> Executables:
+        """Compiles all programs and writes them into a folder; the weights are not loaded."""
+        self._compile(None)
+        return Executables.write(folder, self.deployment, self._programs.compiled)
+
     def _need_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
             self.open_tokenizer()
@@ -207,13 +223,14 @@ class Engine:
 
     def _compile(self, prompt_tokens: int | None) -> None:
         began = time.perf_counter()
-        buckets = set(self.deployment.buckets())
-        if prompt_tokens is not None:
-            longest = max(buckets)
+        if prompt_tokens is None:
+            self._programs.compile_all()
+        else:
+            longest = max(self.deployment.buckets())
             last = prompt_tokens % longest or longest
-            buckets = {self.deployment.bucket(prompt_tokens), self.deployment.bucket(last)}
-        for tokens in sorted(buckets | {1}):
-            self._programs.compile(tokens)
+            needed = {1, self.deployment.bucket(prompt_tokens), self.deployment.bucket(last)}
+            for tokens in sorted(needed):
+                self._programs.compile(tokens)
         compiled = self._programs.compiled.values()
         self.timings.compile = time.perf_counter() - began
         self.timings.compile_cached = all(program.cached for program in compiled)

@@ -8,6 +8,7 @@ from zml.compile import Exe, Runner
 from zml.dtypes import DType
 from zml.errors import UnsupportedError, UsageError
 from zml.io import View
+from zml.llm.executables import Executables
 from zml.models import Architecture, Config, Decoder
 from zml.models.decoder_config import MODEL_AXIS
 from zml.nn import SamplingParameters, TokenCounts, sample
@@ -86,6 +87,10 @@ class Deployment:
         fitting = tuple(size for size in _BUCKETS if size <= self.length)
         return fitting or (self.length,)
 
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of tokens that there is a program for: one, which is decode, and the buckets of prefill."""
+        return tuple(sorted({1, *self.buckets()}))
+
     def bucket(self, tokens: int) -> int:
         """The chunk length that runs so many tokens at once, or else the longest."""
         buckets = self.buckets()
@@ -116,10 +121,16 @@ def step(
 
 
 class Programs:
-    """Compiles each program when it is first asked for; with weights, gives them ready to run."""
+    """Compiles each program when it is first asked for; with weights, gives them ready to run.
 
-    def __init__(self, deployment: Deployment) -> None:
+    What `executables` has is taken from there. Raises CompileError if they do not fit the deployment.
+    """
+
+    def __init__(self, deployment: Deployment, executables: Executables | None = None) -> None:
+        if executables is not None:
+            executables.check(deployment)
         self._deployment = deployment
+        self._executables = executables
         self.compiled: dict[str, Exe] = {}
         """What has been compiled (or taken from the cache) so far, by name."""
         self._runners: dict[str, Runner] = {}
@@ -127,6 +138,8 @@ class Programs:
     def compile(self, tokens: int) -> Exe:
         """The step of so many tokens: a prefill chunk, or with one the decode step. Cache and counts are donated."""
         name = "decode" if tokens == 1 else f"prefill_{tokens}"
+        if name not in self.compiled and self._executables is not None:
+            self.compiled[name] = self._executables.load(name, self._deployment)
         if name not in self.compiled:
             deployment, scalar = self._deployment, Tensor.declare({}, "i32")
             self.compiled[name] = deployment.platform.compile(
@@ -143,6 +156,12 @@ class Programs:
                 name=name,
             )
         return self.compiled[name]
+
+    def compile_all(self) -> dict[str, Exe]:
+        """All that a generation can need, by name."""
+        for tokens in self._deployment.steps():
+            self.compile(tokens)
+        return self.compiled
 
     def ready(self, tokens: int, weights: Decoder) -> Runner:
         """The same with the weights in place."""

@@ -1,4 +1,4 @@
-"""What XLA is told beside the program. Needs jaxlib alone: the process that compiles for absent hardware starts sooner."""
+"""What XLA is told beside the program. Without jax, for a process that starts sooner."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -19,7 +19,7 @@ from typing import Any
 from zml.errors import CompileError
 from zml.pjrt.build_options import Flag
 
-_MODULE = "zml.pjrt.compile_child"
+_PROGRAM = ("-m", "zml.pjrt.compile_child")
 _ROOT = Path(__file__).parents[2]
 
 
@@ -106,7 +106,7 @@ def _run(kit: Kit, folder: Path, request: Mapping[str, Any], seconds: float) -> 
         with (folder / "said").open("w+b") as said:
             # A process group of its own: with the child end the compilers that it calls.
             process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(folder)],
+                [sys.executable, *_PROGRAM, str(folder)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=said,
@@ -161,7 +161,9 @@ def _ending(kit: Kit, code: int, words: str) -> str:
     return f"the compiling process ended with exit code {code}; {words}"
 
 
-_FRAME = re.compile(r"^\s*(@\s|#\d+\s|0x[0-9a-f]+\b|\*\*\* |Fatal Python error|Current thread|File \"|Thread 0x)")
+_FRAME = re.compile(
+    r"^\s*(@\s|#\d+\s|0x[0-9a-f]+\b|\*\*\* |Fatal Python error|Current thread|File \"|Thread 0x)"
+)
 _NOISE = re.compile(r"^(I\d{4} |WARNING: All log messages|W\d{4} )")
 
 

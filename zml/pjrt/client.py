@@ -114,7 +114,9 @@ class Client:
             "jaxlib": jaxlib_version,
         }
         attributes = [device_attributes(device) for device in devices]
-        if capabilities := sorted({a["compute_capability"] for a in attributes if "compute_capability" in a}):
+        if capabilities := sorted(
+            {a["compute_capability"] for a in attributes if "compute_capability" in a}
+        ):
             traits["compute capability"] = ", ".join(capabilities)
         if self.target == "tpu" and all("coords" in a for a in attributes):
             ends = zip(*(a["coords"] for a in attributes), strict=True)

@@ -234,4 +234,3 @@ def nowhere(platform: str, what: str) -> str:
         f"platform {platform!r} is only described: it has devices to compile for and none to {what}; "
         "Exe.serialize() there and Platform.deserialize() on the machine that has them"
     )
-

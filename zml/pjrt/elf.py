@@ -24,7 +24,9 @@ def _of_sections(file: BinaryIO) -> str:
         raise ValueError("not a little-endian 64-bit ELF file")
     (table,) = struct.unpack_from("<Q", head, 40)
     size, count, names = struct.unpack_from("<HHH", head, 58)
-    headers = [struct.unpack("<IIQQQQIIQQ", _read(file, table + i * size, 64)) for i in range(count)]
+    headers = [
+        struct.unpack("<IIQQQQIIQQ", _read(file, table + i * size, 64)) for i in range(count)
+    ]
     strings = _read(file, headers[names][4], headers[names][5])
     digest = hashlib.sha256()
     found = False
@@ -34,7 +36,9 @@ def _of_sections(file: BinaryIO) -> str:
             found = True
             offset, length = header[4], header[5]
             # The size and both ends: reading all of hundreds of megabytes takes longer than starting.
-            digest.update(name + struct.pack("<Q", length) + _read(file, offset, min(length, _SAMPLE)))
+            digest.update(
+                name + struct.pack("<Q", length) + _read(file, offset, min(length, _SAMPLE))
+            )
             digest.update(_read(file, offset + max(0, length - _SAMPLE), min(length, _SAMPLE)))
     if not found:
         raise ValueError("no code in it")

@@ -55,6 +55,10 @@ class Program(Protocol):
         """Why it cannot be called; empty where it can."""
 
     @property
+    def raw(self) -> Any:
+        """What is behind it, for benchmarks."""
+
+    @property
     def run(self) -> Callable[[list[jax.Array]], list[jax.Array]]:
         """Runs it."""
 

@@ -97,7 +97,11 @@ def _tpu(name: str, rest: str) -> tuple[str, Mapping[str, Any]]:
         )
     one = "x".join("1" * tpu.axes)
     sizes = tuple(int(x) for x in re.findall(r"\d+", form or one))
-    if not re.fullmatch(r"\d+(x\d+)*", form if colon else one) or len(sizes) != tpu.axes or 0 in sizes:
+    if (
+        not re.fullmatch(r"\d+(x\d+)*", form if colon else one)
+        or len(sizes) != tpu.axes
+        or 0 in sizes
+    ):
         example = "2x2" if tpu.axes == 2 else "2x2x1"
         raise UsageError(
             f"{name!r}: {form!r} is no form of a slice of {chip}, whose chips are in {tpu.axes} dimensions; "
@@ -127,7 +131,9 @@ def _gpu(name: str, target: str, rest: str) -> tuple[str, int]:
             try:
                 return Path(chip).expanduser().read_text("utf-8"), count
             except (OSError, UnicodeDecodeError, RuntimeError) as error:
-                raise UsageError(f"{name!r}: the description {chip} cannot be read: {error}") from error
+                raise UsageError(
+                    f"{name!r}: the description {chip} cannot be read: {error}"
+                ) from error
         if chip in known and count:
             return (_FOLDER / f"{target}_{chip}.txtpb").read_text("utf-8"), count
     raise UsageError(
