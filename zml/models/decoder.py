@@ -204,7 +204,8 @@ class Decoder:
         Gives the normalised states {s,d} and the cache with the new tokens written. Without a cache the tokens see
         each other alone, and the cache that is given holds them alone.
         """
-        x = self.embedding(tokens)
+        # Each device has all of d between the layers: parts of it would be gathered for each product.
+        x = self.embedding(tokens).partitioned(d=REPLICATED)
         if self.embedding_scale != 1.0:
             x = x * ops.constant(self.embedding_scale, dtype=x.dtype)
         keys, values = [], []

@@ -68,6 +68,9 @@ def _by_xla(x: Tensor, layer: Linear, dtype: DType | None) -> Tensor:
     if isinstance(weight, QuantizedWeight):
         weight = weight.dense(x.dtype)
     y = x.dot(weight, *layer.inner, dtype=dtype)
+    # Said here, since XLA would else cut the result as what follows wants it, and gather the weights for that.
+    cuts = {tag: weight.shape.partition(tag) for tag in layer.out}
+    y = y.partitioned(**{t: c if isinstance(c, str) else REPLICATED for t, c in cuts.items()})
     return y if layer.bias is None else y + layer.bias.convert(y.dtype).broadcast(y.shape)
 
 
