@@ -62,8 +62,8 @@ MODELS = {
     "llama_tiny": LLAMA_8B | TINY,
     "qwen3_tiny": QWEN3_8B | TINY,
     # The shapes of the 8B models. Layers are alike, and the compiler's time grows with their number.
-    "llama_8b": LLAMA_8B | {"num_hidden_layers": 4},
-    "qwen3_8b": QWEN3_8B | {"num_hidden_layers": 4},
+    "llama_8b": LLAMA_8B | {"num_hidden_layers": 2},
+    "qwen3_8b": QWEN3_8B | {"num_hidden_layers": 2},
 }
 PLACES = [
     name
@@ -128,12 +128,12 @@ def test_a_model_compiles_as_planned(place: str, model: str, tokens: int) -> Non
     if devices == 1:
         assert not found
         return
-    # Tensor parallel: a sum after attention and one after the MLP of each layer, one gathering each of the embedding
-    # and of the logits. What else there is are flags of single elements. Weights never travel.
-    large = Counter(name for name, kind, elements in found if elements >= tokens * 128)
-    sums = large["all-reduce"] + large["reduce-scatter"]
-    assert sums == 2 * layers, found
-    assert large["all-gather"] <= 2 + large["reduce-scatter"], found
+    # Tensor parallel: a sum after attention and one after the MLP of each layer; the embedding and the logits are
+    # gathered, which TPUs may do by a sum. What else there is are flags of single elements. Weights never travel.
+    large = Counter(name for name, kind, elements in found if elements >= 128)
+    assert set(large) <= {"all-reduce", "all-gather"}, found
+    assert large["all-reduce"] >= 2 * layers, found
+    assert large.total() == 2 * layers + 2, found
     widest = max(int(str(config["hidden_size"])) * tokens, int(str(config["vocab_size"])))
     assert all(elements <= widest for _, _, elements in found), found
 

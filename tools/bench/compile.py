@@ -2,6 +2,10 @@
 
 Each in a process of its own, as a user meets it; imports and opening the platform are not counted.
 python -m tools.bench.compile [--layers=16] [--dtype=f32] [--bucket=256] [--devices=1] [--json]
+
+With --target, all programs of a Llama of 8B weights (32 layers, bf16) for hardware that is not here: the seconds and the
+memory of each, and what it will take of the devices' memory.
+python -m tools.bench.compile --target=cuda:h100 [--layers=32] [--json]
 """
 
 import argparse
@@ -30,6 +34,34 @@ def config(layers: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+def config_8b(layers: int) -> dict[str, object]:
+    """The shapes of Llama 3.1 8B."""
+    return config(layers) | {
+        "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 131072,
+        "rope_theta": 500000.0,
+    }  # fmt: skip
+
+
+def described(target: str, layers: int) -> dict[str, dict[str, float]]:
+    """A row for each program."""
+    logging.disable(logging.WARNING)
+    platform = Platform.describe(target)
+    arch = architecture("llama")
+    sizes = arch.read_config(config_8b(layers))
+    deployment = Deployment.of(platform, arch, sizes, View.blank("bf16"), 2048)
+    programs = Programs(deployment)
+    rows = {}
+    for tokens in deployment.steps():
+        exe = programs.compile(tokens)
+        rows[exe.name] = {
+            "seconds": round(exe.seconds, 3),
+            "peak_bytes": exe.program.raw.peak_bytes,
+            "temporaries": exe.memory.temporaries,
+            "serialized_bytes": len(exe.serialize()),
+        }
+    return rows
+
+
 def once(options: argparse.Namespace) -> dict[str, object]:
     """Compiles both programs in this process, with the cache in the folder given."""
     cache = ExecutableCache(Path(options.cache))
@@ -53,13 +85,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--target", help="such as cuda:h100 or tpu:v5e:2x2")
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--dtype", default="f32")
     parser.add_argument("--bucket", type=int, default=256)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cache", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.layers = options.layers or (32 if options.target else 16)
+    if options.target:
+        print_described(options)
+        return
     if options.cache:
         print(json.dumps(once(options)))
         return
@@ -88,6 +125,21 @@ def main() -> None:
     for name, row in report.items():
         parts = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("seconds", "cached"))
         print(f"  {name:<7} {row['seconds']:7.3f} s  ({parts})")
+
+
+def print_described(options: argparse.Namespace) -> None:
+    """The table for --target."""
+    rows = described(options.target, options.layers)
+    if options.json:
+        print(json.dumps(rows))
+        return
+    print(f"Llama 8B, {options.layers} layers, bf16, for {options.target}:")
+    for name, row in rows.items():
+        print(
+            f"  {name:<12} {row['seconds']:7.3f} s, compiler's memory {row['peak_bytes'] / 1e9:.2f} GB, temporaries "
+            f"{row['temporaries'] / 1e6:.1f} MB, executable {row['serialized_bytes'] / 1e6:.1f} MB"
+        )
+    print(f"  {'all':<12} {sum(row['seconds'] for row in rows.values()):7.3f} s")
 
 
 if __name__ == "__main__":

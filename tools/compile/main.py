@@ -14,7 +14,7 @@ from zml.errors import UsageError
 _USAGE = """\
 Compiles the programs of a model into a folder, for `llm --executables=FOLDER`.
 
-  compile --target=cpu --output=/tmp/demo                      the embedded demo model, for this machine's CPU
+  compile --target=cpu --output=demo-programs                   the embedded demo model, for this machine's CPU
   compile --target=cuda:h100x4 --model=/models/Llama-3.1-8B-Instruct --output=/models/llama-h100x4
   compile --target=tpu:v5e:2x2 --model=... --output=...
 

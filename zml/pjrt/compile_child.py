@@ -55,7 +55,9 @@ def _answer(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     name = "described"
     api = xla_client.load_pjrt_plugin_dynamically(name, request["library"])
     xla_client.initialize_pjrt_plugin(name)
-    topology: Any = xla_client.make_c_api_device_topology(api, request["topology"], **request["options"])
+    topology: Any = xla_client.make_c_api_device_topology(
+        api, request["topology"], **request["options"]
+    )
     devices = topology._make_compile_only_devices()
     if request["devices"] is None:
         return {"runtime": topology.platform_version, "devices": [_device(d) for d in devices]}
