@@ -163,7 +163,7 @@ def test_one_that_has_no_memory_or_no_time_harms_nobody() -> None:
         ({"timeout_seconds": 0.05}, "timeout_seconds"),
     ):
         with pytest.raises((CompileError, UnsupportedError), match=said):
-            Platform.describe(place(), **limits).compile(  # type: ignore[arg-type]
+            Platform.describe(place(), **limits).compile(
                 lambda x: x + x, zml.Shape({"s": 8}, "f32")
             )
 

@@ -3,8 +3,8 @@
 Each in a process of its own, as a user meets it; imports and opening the platform are not counted.
 python -m tools.bench.compile [--layers=16] [--dtype=f32] [--bucket=256] [--devices=1] [--json]
 
-With --target, all programs of a Llama of 8B weights (32 layers, bf16) for hardware that is not here: the seconds and the
-memory of each, and what it will take of the devices' memory.
+With --target, all programs of a Llama of 8B weights (32 layers, bf16) for hardware that is not here: the seconds and
+the memory of each, and what it will take of the devices' memory.
 python -m tools.bench.compile --target=cuda:h100 [--layers=32] [--json]
 """
 
