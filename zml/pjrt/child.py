@@ -144,8 +144,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _ending(kit: Kit, code: int, words: str) -> str:
     """Why there is no answer."""
+    limit = "" if kit.memory_limit is None else f" (memory_limit: {kit.memory_limit} bytes)"
     if "bad_alloc" in words or "MemoryError" in words or "out of memory" in words.lower():
-        limit = "" if kit.memory_limit is None else f" (memory_limit: {kit.memory_limit} bytes)"
         return f"the compiling process ran out of memory{limit}; {words}"
     if code == -signal.SIGKILL:
         return (
@@ -155,8 +155,8 @@ def _ending(kit: Kit, code: int, words: str) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         return (
-            f"the compiling process crashed ({name}); XLA crashes where the description of the device lacks what it "
-            f"needs, and where it has a fault; {words}"
+            f"the compiling process crashed ({name}){limit}; XLA crashes where the description of the device lacks what "
+            f"it needs, where it has no memory, and where it has a fault; {words}"
         )
     return f"the compiling process ended with exit code {code}; {words}"
 

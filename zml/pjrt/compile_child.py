@@ -39,14 +39,12 @@ def main(folder: Path) -> None:
         # Where the machine runs out of memory this process is to go, and not the one that waits for it.
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     request = json.loads((folder / "request.json").read_text("utf-8"))
-    if (limit := request["memory_limit"]) is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
         answer = _answer(folder, request)
     except (_jax.JaxRuntimeError, ValueError) as error:
         answer = {"error": str(error)}
     except MemoryError:
-        answer = {"error": "RESOURCE_EXHAUSTED: out of memory"}
+        answer = {"error": f"out of memory (memory_limit: {request['memory_limit']})"}
     (folder / "answer.part").write_text(json.dumps(answer), "utf-8")
     (folder / "answer.part").rename(folder / "answer.json")
 
@@ -61,6 +59,9 @@ def _answer(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     devices = topology._make_compile_only_devices()
     if request["devices"] is None:
         return {"runtime": topology.platform_version, "devices": [_device(d) for d in devices]}
+    if (limit := request["memory_limit"]) is not None:
+        # Here and not above: what the plugin itself takes is there whatever the program.
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     by_id = {device.id: device for device in devices}
     compiled = devices[0].client.compile(
         _parse((folder / "module.bc").read_bytes()),
