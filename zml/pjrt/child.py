@@ -155,8 +155,8 @@ def _ending(kit: Kit, code: int, words: str) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         return (
-            f"the compiling process crashed ({name}){limit}; XLA crashes where the description of the device lacks what "
-            f"it needs, where it has no memory, and where it has a fault; {words}"
+            f"the compiling process crashed ({name}){limit}; XLA crashes where the description of the device lacks "
+            f"what it needs, where it has no memory, and where it has a fault; {words}"
         )
     return f"the compiling process ended with exit code {code}; {words}"
 
