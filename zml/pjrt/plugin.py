@@ -38,7 +38,7 @@ def open_client(
     target, library = sandbox.target, sandbox.library
     if not sandbox.complete:
         raise UnsupportedError(
-            f"the sandbox of {target} at {sandbox.root} ({sandbox.source}) is incomplete: {library} is missing; build "
+            f"the sandbox of {target} at {sandbox.root} ({sandbox.source}) is incomplete: {sandbox.problem}; build "
             f"it again (bazel build //platforms/{target}:sandbox)"
         )
     host.set_missing(_environment(sandbox, host))
