@@ -119,7 +119,7 @@ def _connect(recipe: Recipe, files: tuple[File, ...], out: Path, patchelf: Path 
     left_out = {PurePosixPath(file.path).name for file in recipe.files} - libraries.keys()
     resolve.check(asking, libraries, recipe.external, frozenset(left_out))
     for file in asking:
-        wanted = resolve.search_path(file, libraries)
+        wanted = resolve.search_path(file, libraries, recipe.host_folders)
         if wanted != ":".join(elf.read_dynamic(out / file.path).paths):
             _set_search_path(out / file.path, wanted, patchelf)
 

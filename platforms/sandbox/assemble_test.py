@@ -12,7 +12,7 @@ from platforms.sandbox.sources import normal
 
 RECIPE = """\
 target = "demo"
-max_size = 100_000
+max_size = { linux_amd64 = 100_000 }
 [variants]
 small = "for the test"
 [external]
@@ -107,6 +107,13 @@ def test_a_sandbox_holds_what_the_list_names(tmp_path: Path) -> None:
     assert (tmp_path / "copy.json").read_text() == listed.dump()
 
 
+def test_folders_of_the_host_are_searched_last(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("[variants]", 'host_folders = ["/opt/demo/lib"]\n[variants]')
+    assert run(tmp_path, recipe=recipe) == 0
+    paths = elf.read_dynamic(tmp_path / "out/lib/libpjrt_demo.so").paths
+    assert paths == ("$ORIGIN:/opt/demo/lib",)
+
+
 def test_the_same_packages_give_the_same_bytes(tmp_path: Path) -> None:
     assert run(tmp_path, out="a") == run(tmp_path, out="b") == 0
     for path in sorted((tmp_path / "a").rglob("*")):
@@ -191,7 +198,9 @@ def test_what_is_left_out_may_not_be_needed(
         ('"lib/libextra.so.2"', '"bin/tool"', "two files would lie at bin/tool"),
         ('["small"]', '["large"]', "leave_out names large, which is no variant"),
         ('why = "the plugin"', "", r"file 1 (lib/libpjrt_demo.so): why is missing"),
-        ("max_size = 100_000", "", "max_size is missing"),
+        ("max_size = { linux_amd64 = 100_000 }", "", "max_size is missing"),
+        ("{ linux_amd64 = 100_000 }", "{}", "linux_amd64 is missing"),
+        ("{ linux_amd64 = 100_000 }", "1", "max_size: expected bytes for each platform"),
         ('target = "demo"', 'target = "demo"\nname = 1', "name: expected external, file"),
         ('package = "tiny"', 'package = "other"', "other is in the file list, but not in the lock"),
         ('target = "demo"', "target =", "cannot be read"),

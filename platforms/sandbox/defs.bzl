@@ -1,6 +1,7 @@
 """`sandbox`: the run-time files of an accelerator as one tree; `sandbox_lock`: what refreshes its lock."""
 
 load("@rules_python//python:py_binary.bzl", "py_binary")
+load("//tools/pytest:defs.bzl", "pytest_test")
 
 def _sandbox_impl(ctx):
     tree = ctx.actions.declare_directory(ctx.label.name)
@@ -88,4 +89,27 @@ def sandbox_lock(platforms, glibc = 28):
         main = Label("//third_party/pypi:lock.py"),
         visibility = [Label("//tools/lint:__pkg__")],
         deps = ["@pip"],
+    )
+
+def sandbox_built_test(compiles):
+    """The target `:sandbox_test`, run by name: `:sandbox` is what the kept manifest says.
+
+    Args:
+      compiles: whether its plugin can compile for described devices
+    """
+    files = ["built_test.py"] + (["compiles_test.py"] if compiles else [])
+    pytest_test(
+        name = "sandbox_test",
+        srcs = [Label("//platforms/sandbox:" + file) for file in files],
+        data = [":sandbox"] + native.glob(["manifests/*.json"]),
+        env = {"SANDBOX": native.package_name().split("/")[-1]},
+        tags = ["manual"],
+        target_compatible_with = ["@platforms//os:linux"],
+        visibility = [Label("//tools/lint:__pkg__")],
+        deps = [
+            Label("//platforms/sandbox:lib"),
+            Label("//platforms/sandbox:manifest"),
+            "@pypi//jax",
+            "@pypi//numpy",
+        ],
     )

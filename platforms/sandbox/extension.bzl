@@ -6,7 +6,7 @@ load("//third_party/python:python.bzl", "host_platform")
 
 _LOCKS = {
     target: Label("//platforms/{}:lock.json".format(target))
-    for target in ["cpu_plugin", "cuda", "rocm", "tpu"]
+    for target in ["cpu_plugin", "cuda", "neuron", "rocm", "tpu"]
 }
 
 _CONSTRAINTS = {
@@ -16,6 +16,9 @@ _CONSTRAINTS = {
 
 # Groups of Debian packages (third_party/debian/packages.txt) that wheels need and do not bring.
 _DEBIAN = {"cuda": ["zlib"]}
+
+# Packages that are in no public index: the lock is made where pip is configured with the vendor's.
+_PRIVATE = {"neuron": ["libneuronxla"]}
 
 def _repository(target, name, platform):
     return "sandbox_{}_{}_{}".format(target, name, platform)
@@ -37,6 +40,22 @@ alias(
             },
             group = group,
         ))
+    for name in rctx.attr.absent:
+        lines.append("""
+config_setting(
+    name = "never_{name}",
+    values = {{"define": "sandbox_{target}_{name}=never"}},
+)
+
+alias(
+    name = "{name}",
+    actual = select(
+        {{":never_{name}": ":never_{name}"}},
+        no_match_error = "platforms/{target}/lock.json is empty: {name} is in no public index, only in its vendor's. " +
+                         "Configure pip with that index (PIP_EXTRA_INDEX_URL or pip.conf), then run ./bazel run //platforms/{target}:lock",
+    ),
+)
+""".format(name = name, target = rctx.attr.target))
     for name, platforms in rctx.attr.packages.items():
         lines.append("""
 alias(
@@ -60,6 +79,7 @@ alias(
 _hub = repository_rule(
     implementation = _hub_impl,
     attrs = {
+        "absent": attr.string_list(doc = "packages that are not locked yet"),
         "debian": attr.string_list(doc = "groups of Debian packages"),
         "packages": attr.string_list_dict(doc = "package -> platforms it has a wheel for"),
         "target": attr.string(mandatory = True),
@@ -91,6 +111,7 @@ def _sandboxes_impl(module_ctx):
                 )
         _hub(
             name = "sandbox_" + target,
+            absent = [name for name in _PRIVATE.get(target, []) if name not in packages],
             debian = debian,
             packages = {name: package["wheels"].keys() for name, package in packages.items()},
             target = target,

@@ -54,6 +54,8 @@ class Recipe:
     """Libraries that the host brings -> why."""
     variants: Mapping[str, str]
     """Smaller sandboxes -> what each is for."""
+    host_folders: tuple[str, ...] = ()
+    """Where the libraries in `external` are on the host, if the loader does not look there by itself."""
 
     def select(self, variant: str) -> tuple[File, ...]:
         """The files of a variant."""
@@ -82,7 +84,7 @@ def read_recipe(path: Path, platform: str) -> Recipe:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     if platform not in PLATFORMS:
         raise RecipeError(f"platform {platform!r}: expected one of {', '.join(PLATFORMS)}")
-    known = {"target", "max_size", "external", "variants", "file"}
+    known = {"target", "max_size", "external", "variants", "file", "host_folders"}
     if strange := content.keys() - known:
         raise RecipeError(
             f"{path}: {', '.join(sorted(strange))}: expected {', '.join(sorted(known))}"
@@ -97,10 +99,17 @@ def read_recipe(path: Path, platform: str) -> Recipe:
         raise RecipeError(f"{path}: two files would lie at {', '.join(twice)}")
     try:
         return Recipe(
-            content["target"], files, content["max_size"], content.get("external", {}), variants
+            content["target"],
+            files,
+            content["max_size"][platform],
+            content.get("external", {}),
+            variants,
+            tuple(content.get("host_folders", ())),
         )
     except KeyError as error:
         raise RecipeError(f"{path}: {error.args[0]} is missing") from error
+    except TypeError as error:
+        raise RecipeError(f"{path}: max_size: expected bytes for each platform") from error
 
 
 def _file(

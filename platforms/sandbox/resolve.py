@@ -49,8 +49,10 @@ def needs(root: Path, path: str, opens: tuple[str, ...]) -> Needs:
     return Needs(path, dynamic.needed, (elf.library_names(file) | set(opens)) - own)
 
 
-def search_path(asking: Needs, libraries: Mapping[str, str]) -> str:
-    """The RPATH with which a file finds what it asks for; empty where it asks for nothing in the sandbox.
+def search_path(
+    asking: Needs, libraries: Mapping[str, str], host_folders: tuple[str, ...] = ()
+) -> str:
+    """The RPATH with which a file finds what it asks for; without folders of the host empty where that is nothing here.
 
     `libraries` are the sandbox's, by name, with their paths.
     """
@@ -58,7 +60,8 @@ def search_path(asking: Needs, libraries: Mapping[str, str]) -> str:
     names = {*asking.needed, *asking.opened} & libraries.keys()
     folders = sorted({PurePosixPath(libraries[name]).parent for name in names})
     steps = [os.path.relpath(folder, here) for folder in folders]
-    return ":".join("$ORIGIN" if step == "." else f"$ORIGIN/{step}" for step in steps)
+    own = ["$ORIGIN" if step == "." else f"$ORIGIN/{step}" for step in steps]
+    return ":".join([*own, *host_folders])
 
 
 def check(

@@ -67,7 +67,8 @@ def description(platform: str, glibc: int) -> dict[str, Any]:
     known = PLATFORMS[platform]
     processor = known["markers"]["platform_machine"]
     newer = [f"manylinux_2_{minor}_{processor}" for minor in range(GLIBC + 1, glibc + 1)]
-    return {**known, "tags": known["tags"] + newer}
+    # Last: the tag of wheels that a vendor's own index may hold, which promise nothing about glibc.
+    return {**known, "tags": [*known["tags"], *newer, f"linux_{processor}"]}
 
 
 def label(name: str) -> str:
@@ -180,7 +181,7 @@ def lock(
     packages: dict[str, dict[str, Any]] = {}
     unused = set(omitted)
     for platform in platforms:
-        described = description(platform, glibc)
+        described = description(platform, glibc) if closed else PLATFORMS[platform]
         found = resolve(requirements, described["tags"], closed=closed)
         installs = {label(i["metadata"]["name"]): i for i in found}
         edges: dict[str, set[str]] = {}
