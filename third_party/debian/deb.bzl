@@ -29,6 +29,17 @@ def unpack(rctx, packages):
       rctx: repository_ctx of a rule with `environ = ENVIRON`
       packages: from `locked`
     """
+    for package in _download(rctx, packages):
+        # A .deb is an ar archive of two tar archives, one for dpkg and one with the files.
+        folder = "debs/" + package["name"]
+        rctx.extract(folder + ".deb", folder)
+        for member in rctx.path(folder).readdir(watch = "no"):
+            if member.basename.startswith("data.tar."):
+                rctx.extract(member)
+    rctx.delete("debs")
+
+def _download(rctx, packages):
+    """Downloads packages into `debs/`; returns them as dicts."""
     mirrors = debian_mirrors(rctx)
     pending = []
     for package in [json.decode(p) for p in packages]:
@@ -43,14 +54,24 @@ def unpack(rctx, packages):
                 mirrors = " or ".join(mirrors),
                 **package
             ))
+    return [package for package, _, _ in pending]
 
-        # A .deb is an ar archive of two tar archives, one for dpkg and one with the files.
-        folder = "debs/" + package["name"]
-        rctx.extract(file, folder)
-        for member in rctx.path(folder).readdir(watch = "no"):
-            if member.basename.startswith("data.tar."):
-                rctx.extract(member)
-    rctx.delete("debs")
+def _deb_files_impl(rctx):
+    _download(rctx, rctx.attr.packages)
+    rctx.file("BUILD.bazel", """\
+filegroup(
+    name = "debs",
+    srcs = glob(["debs/*.deb"]),
+    visibility = ["//visibility:public"],
+)
+""")
+
+deb_files = repository_rule(
+    implementation = _deb_files_impl,
+    attrs = {"packages": attr.string_list(mandatory = True, doc = "from `locked`")},
+    environ = ENVIRON,
+    doc = "A repository with a group of packages as they are: `:debs`.",
+)
 
 def _deb_tree_impl(rctx):
     unpack(rctx, rctx.attr.packages)

@@ -1,4 +1,4 @@
-"""Downloads one wheel with pip, as this host has configured it, and unpacks it where it is run.
+"""Downloads one wheel with pip, as this host has configured it, and unpacks or keeps it where it is run.
 
 A wheel is named by its hash: the index, mirror, proxy or folder that pip finds it in is no matter.
 """
@@ -38,12 +38,22 @@ def pip_arguments(file: str) -> list[str]:
     return arguments
 
 
-def download(requirement: str, file: str, sha256: str, folder: Path, pip: str | None) -> Path:
+def download(
+    requirement: str,
+    file: str,
+    sha256: str,
+    folder: Path,
+    pip: str | None,
+    lock: str = "//third_party/pypi:lock",
+    *,
+    cache: bool = True,
+) -> Path:
     """Path of the verified wheel in `folder`; SystemExit with one message if pip cannot get it."""
     pinned = folder / "requirements.txt"
     pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     run = [sys.executable, "-I", pip] if pip else [sys.executable, "-m", "pip"]
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    options += ["--no-cache-dir"] if not cache else []
     options += ["--require-hashes", f"--dest={folder}", f"--requirement={pinned}"]
     command = [*run, "download", *options, *pip_arguments(file)]
     # A host may forbid pip outside a virtual environment; nothing is installed here.
@@ -57,8 +67,7 @@ def download(requirement: str, file: str, sha256: str, folder: Path, pip: str | 
             + (f", but {', '.join(found)}" if found else "")
             + f".\npip says:\n{RETRY.sub('', result.stderr).strip()}\n"
             "If the index is out of reach, mend pip's configuration (PIP_INDEX_URL, pip.conf). "
-            "If it no longer has this wheel, refresh the lock: "
-            "`./bazel run //third_party/pypi:lock`."
+            f"If it no longer has this wheel, refresh the lock: `./bazel run {lock}`."
         )
     return wheel
 
@@ -109,12 +118,27 @@ def main() -> None:
     parser.add_argument(
         "--pip", help="folder of the package pip to run, instead of the interpreter's own"
     )
+    parser.add_argument(
+        "--lock", default="//third_party/pypi:lock", help="what refreshes the lock, for an error"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the wheel as it is")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    # Here, not in a file system that may be the machine's memory.
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         wheel = download(
-            options.requirement, options.file, options.sha256, Path(folder), options.pip
+            options.requirement,
+            options.file,
+            options.sha256,
+            Path(folder),
+            options.pip,
+            options.lock,
+            # Kept once is enough: some are half a gigabyte.
+            cache=not options.keep,
         )
-        unpack(wheel, Path.cwd())
+        if options.keep:
+            wheel.rename(Path.cwd() / wheel.name)
+        else:
+            unpack(wheel, Path.cwd())
 
 
 if __name__ == "__main__":

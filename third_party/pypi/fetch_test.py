@@ -13,14 +13,16 @@ from third_party.pypi import fetch
 FILE = "tiny-1.0-py3-none-any.whl"
 
 
-def make_wheel(folder: Path, members: dict[str, str], file: str = FILE) -> str:
+def make_wheel(folder: Path, members: dict[str, str], file: str = FILE, requires: str = "") -> str:
     """Writes a wheel and returns its sha256."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / file, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
         archive.writestr(
-            "tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
+            "tiny-1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
+            + (f"Requires-Dist: {requires}\n" if requires else ""),
         )
         archive.writestr(
             "tiny-1.0.dist-info/WHEEL",
@@ -72,6 +74,22 @@ def test_a_wheel_for_another_platform_is_downloaded(index: Path, tmp_path: Path,
     file = f"tiny-1.0-cp313-cp313-{tag}.whl"
     sha256 = make_wheel(index, {"tiny.py": ""}, file)
     assert fetch.download("tiny==1.0", file, sha256, tmp_path, None).name == file
+
+
+def test_a_wheel_can_be_kept_as_it_is(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = make_wheel(index, {"tiny.py": "x = 1"})
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    command = ["fetch", "--requirement=tiny==1.0", f"--file={FILE}", f"--sha256={sha256}", "--keep"]
+    monkeypatch.setattr("sys.argv", command)
+    fetch.main()
+    assert [path.name for path in Path.cwd().iterdir()] == [FILE]
+    (index / FILE).unlink()
+    monkeypatch.setattr("sys.argv", [*command, "--lock=//platforms/tiny:lock"])
+    with pytest.raises(SystemExit, match=r"bazel run //platforms/tiny:lock"):
+        fetch.main()
 
 
 def test_members_land_where_they_are_imported_from(tmp_path: Path) -> None:

@@ -12,17 +12,19 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 PYTHON = "3.13"
+# 2.28 is what the programs here run on.
+GLIBC = 28
 MANYLINUX = [
     "manylinux2014",
     "manylinux2010",
     "manylinux1",
-    *(f"manylinux_2_{minor}" for minor in range(5, 29)),
+    *(f"manylinux_2_{minor}" for minor in range(5, GLIBC + 1)),
 ]
 PLATFORMS: dict[str, dict[str, Any]] = {
     "linux_amd64": {
@@ -60,6 +62,15 @@ MARKERS = {
 }
 
 
+def description(platform: str, glibc: int) -> dict[str, Any]:
+    """How pip and the markers know a platform; with wheels for a newer glibc, 2.`glibc`."""
+    known = PLATFORMS[platform]
+    processor = known["markers"]["platform_machine"]
+    newer = [f"manylinux_2_{minor}_{processor}" for minor in range(GLIBC + 1, glibc + 1)]
+    # Last: the tag of wheels that a vendor's own index may hold, which promise nothing about glibc.
+    return {**known, "tags": [*known["tags"], *newer, f"linux_{processor}"]}
+
+
 def label(name: str) -> str:
     """The name of a package in Bazel labels: PEP 503's normal form with underscores."""
     return re.sub(r"[-_.]+", "_", name).lower()
@@ -79,8 +90,8 @@ def read_omitted(text: str) -> dict[tuple[str, str], str]:
     return omitted
 
 
-def resolve(requirements: Path, tags: list[str]) -> list[dict[str, Any]]:
-    """pip's report of what it would install for a platform."""
+def resolve(requirements: Path, tags: list[str], *, closed: bool = False) -> list[dict[str, Any]]:
+    """pip's report of what it would install for a platform; `closed`: of the requirements alone."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         command = [
@@ -102,6 +113,7 @@ def resolve(requirements: Path, tags: list[str]) -> list[dict[str, Any]]:
             "--implementation=cp",
             f"--requirement={requirements}",
             *(f"--platform={tag}" for tag in tags),
+            *(["--no-deps"] if closed else []),
         ]
         environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}  # nothing is installed
         if subprocess.run(command, env=environment, check=False).returncode:
@@ -157,21 +169,27 @@ def closure(roots: list[str], edges: dict[str, set[str]]) -> set[str]:
     return reached
 
 
-def lock(requirements: Path, omitted: dict[tuple[str, str], str]) -> dict[str, Any]:
-    """The content of lock.json."""
+def lock(
+    requirements: Path,
+    omitted: dict[tuple[str, str], str],
+    platforms: Sequence[str] = tuple(PLATFORMS),
+    *,
+    closed: bool = False,
+    glibc: int = GLIBC,
+) -> dict[str, Any]:
+    """The content of lock.json; `closed`: without what the packages depend on."""
     packages: dict[str, dict[str, Any]] = {}
     unused = set(omitted)
-    for platform, description in PLATFORMS.items():
-        installs = {
-            label(i["metadata"]["name"]): i for i in resolve(requirements, description["tags"])
-        }
+    for platform in platforms:
+        described = description(platform, glibc) if closed else PLATFORMS[platform]
+        found = resolve(requirements, described["tags"], closed=closed)
+        installs = {label(i["metadata"]["name"]): i for i in found}
         edges: dict[str, set[str]] = {}
         for name, install in installs.items():
-            declared = set(
-                requires(
-                    install["metadata"], install.get("requested_extras", []), description["markers"]
-                )
-            )
+            extras = install.get("requested_extras", [])
+            declared = set(requires(install["metadata"], extras, described["markers"]))
+            if closed:
+                declared = set()
             unused -= {(name, dependency) for dependency in declared}
             edges[name] = {d for d in declared if (name, d) not in omitted}
             if missing := edges[name] - installs.keys():
@@ -233,14 +251,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--folder",
-        default=Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."), "third_party/pypi"),
-        type=Path,
+        default="third_party/pypi",
+        help="holds requirements.in, perhaps omit.txt, and gets lock.json",
     )
+    parser.add_argument("--platforms", default=",".join(PLATFORMS), help="default: all")
+    parser.add_argument(
+        "--closed",
+        action="store_true",
+        help="the requirements name every package, dependencies too",
+    )
+    parser.add_argument("--glibc", type=int, default=GLIBC, help="take wheels for glibc up to 2.N")
     options = parser.parse_args()
+    # A relative folder is the repository's: Bazel starts a program elsewhere.
+    folder = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")) / options.folder
+    omit = folder / "omit.txt"
     content = lock(
-        options.folder / "requirements.in", read_omitted((options.folder / "omit.txt").read_text())
+        folder / "requirements.in",
+        read_omitted(omit.read_text()) if omit.exists() else {},
+        options.platforms.split(","),
+        closed=options.closed,
+        glibc=options.glibc,
     )
-    (options.folder / "lock.json").write_text(dump(content))
+    (folder / "lock.json").write_text(dump(content))
     print(f"lock: {len(content['packages'])} packages for Python {PYTHON}", file=sys.stderr)
 
 

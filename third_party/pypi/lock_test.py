@@ -114,3 +114,23 @@ def test_a_package_that_no_index_has_is_refused(requirements: Path) -> None:
     requirements.write_text("absent\n")
     with pytest.raises(SystemExit, match="pip finds no wheels"):
         lock.lock(requirements, {})
+
+
+def test_a_closed_lock_holds_what_the_requirements_name(requirements: Path) -> None:
+    make_wheel(requirements.parent / "index", {"tiny.py": ""}, requires="other")
+    with pytest.raises(SystemExit, match="pip finds no wheels"):
+        lock.lock(requirements, {})
+    packages = lock.lock(requirements, {}, ["linux_amd64"], closed=True)["packages"]
+    assert packages.keys() == {"tiny"} and packages["tiny"]["requires"] == set()
+
+
+def test_wheels_for_a_newer_glibc_are_taken_where_it_is_asked_for() -> None:
+    known = lock.PLATFORMS["linux_amd64"]["tags"]
+    tags = lock.description("linux_amd64", 31)["tags"]
+    assert tags[: len(known)] == known
+    assert tags[len(known) :] == [
+        "manylinux_2_29_x86_64",
+        "manylinux_2_30_x86_64",
+        "manylinux_2_31_x86_64",
+        "linux_x86_64",
+    ]

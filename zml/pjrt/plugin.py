@@ -18,10 +18,15 @@ from zml.pjrt.sandbox import Sandbox
 _loading = threading.Lock()
 
 # How to mend what the loader or the plugin complains of.
-_MEND = {
-    "cuda": "check that `nvidia-smi` lists a GPU and that the driver is new enough for CUDA 13 (580 or later)",
+_HOST_S = {
     "rocm": "the sandbox takes ROCm's own libraries from the host: install ROCm 7 in /opt/rocm, or name the folder of "
     "the missing library in LD_LIBRARY_PATH",
+    "neuron": "the sandbox takes Neuron's run time from the host: install AWS's package aws-neuronx-runtime-lib, whose "
+    "libraries are in /opt/aws/neuron/lib",
+}
+_MEND = {
+    "cuda": "check that `nvidia-smi` lists a GPU and that the driver is new enough for CUDA 13 (580 or later)",
+    "rocm": _HOST_S["rocm"],
     "tpu": "check that no other process uses the TPU",
     "neuron": "check that `neuron-ls` lists a device and that the driver fits the sandbox's runtime",
 }
@@ -38,7 +43,7 @@ def open_client(
     target, library = sandbox.target, sandbox.library
     if not sandbox.complete:
         raise UnsupportedError(
-            f"the sandbox of {target} at {sandbox.root} ({sandbox.source}) is incomplete: {library} is missing; build "
+            f"the sandbox of {target} at {sandbox.root} ({sandbox.source}) is incomplete: {sandbox.problem}; build "
             f"it again (bazel build //platforms/{target}:sandbox)"
         )
     host.set_missing(environment(sandbox, host))
@@ -104,7 +109,7 @@ def _unloadable(sandbox: Sandbox, said: str) -> UnsupportedError:
     mend = "the file is damaged or for another machine: build or install it again"
     if "cannot open shared object" in said:
         mend = "a library that it needs is missing: "
-        mend += _MEND["rocm"] if sandbox.target == "rocm" else "build the sandbox again"
+        mend += _HOST_S.get(sandbox.target, "build the sandbox again")
     return UnsupportedError(
         f"platform {sandbox.target!r}: the plugin {sandbox.library} ({sandbox.source}) could not be loaded: "
         f"{said}; {mend}"

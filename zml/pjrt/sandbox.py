@@ -1,5 +1,6 @@
 """Finds the runtimes that are here: a sandbox is a tree `{bin,lib,...}` with a PJRT plugin and all that it loads."""
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from zml.pjrt.host import Host
 
 TARGETS = ("tpu", "neuron", "rocm", "cuda", "cpu_plugin")
 VARIABLE = "ZML_SANDBOX_PATH"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,27 @@ class Sandbox:
 
     @property
     def complete(self) -> bool:
-        """Whether the plugin is there."""
-        return self.library.is_file()
+        """Whether the plugin is there, and all that the sandbox's manifest lists."""
+        return not self.problem
+
+    @property
+    def problem(self) -> str:
+        """What is missing; empty if nothing is. A file that XLA does not find here, it would take from the host."""
+        if not self.library.is_file():
+            return f"{self.library} is missing"
+        manifest = self.root / MANIFEST
+        try:
+            files = json.loads(manifest.read_text("utf-8"))["files"]
+            for path, size in ((self.root / file["path"], file["size"]) for file in files):
+                if not path.is_file():
+                    return f"{path} is missing"
+                if path.stat().st_size != size:
+                    return f"{path} has {path.stat().st_size} bytes, expected {size}"
+        except FileNotFoundError:  # installed wheels, and trees that someone made by hand
+            return ""
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{manifest} cannot be read: {error!r}"
+        return ""
 
 
 def library_name(target: str) -> str:

@@ -1,5 +1,6 @@
 """Which runtimes are found where."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,23 @@ def test_a_folder_without_a_sandbox_is_refused(tmp_path: Path, name: str, proble
         UsageError, match=f"ZML_SANDBOX_PATH: .*/{name} {problem}; expected a folder"
     ):
         sandbox.find(host(tmp_path, tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "files, problem",
+    [
+        ([], ""),
+        ([{"path": "bin/ptxas", "size": 13}], ""),
+        ([{"path": "bin/ptxas", "size": 14}], "bin/ptxas has 13 bytes, expected 14"),
+        ([{"path": "bin/nvlink", "size": 1}], "bin/nvlink is missing"),
+        ([{"size": 1}], "manifest.json cannot be read: KeyError"),
+        ({}, ""),
+        (None, "manifest.json cannot be read: TypeError"),
+    ],
+)
+def test_a_sandbox_has_what_its_manifest_lists(tmp_path: Path, files: object, problem: str) -> None:
+    plugin(tmp_path / "cuda/lib/libpjrt_cuda.so")
+    plugin(tmp_path / "cuda/bin/ptxas")
+    (tmp_path / "cuda/manifest.json").write_text(json.dumps({"files": files}))
+    box = sandbox.find(host(tmp_path, tmp_path))["cuda"]
+    assert problem in box.problem and box.complete == (not problem)

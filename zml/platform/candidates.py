@@ -41,7 +41,7 @@ def _candidate(target: Target, runtime: Sandbox | None, host: Host) -> Candidate
     if runtime is None:
         return Candidate(target, None, f"not in this build (--//platforms:{target}=true adds it)")
     if not runtime.complete:
-        return Candidate(target, runtime, f"incomplete: {runtime.library} is missing")
+        return Candidate(target, runtime, f"incomplete: {runtime.problem}")
     looked = probe(target, host)
     if not looked.devices:
         return Candidate(target, runtime, f"present, no device ({looked.problem})")
