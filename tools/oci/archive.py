@@ -1,6 +1,7 @@
 """A layer: a tar archive of entries that carry nothing of the machine they were made on.
 
-PAX format, sorted by path, no times, no names of users, no set-user-ID bits; every folder on the way to an entry is an entry too.
+PAX format, sorted by path, no times, no names of users, no set-user-ID bits; every folder on the way to an entry is
+an entry too.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class Layer:
         """Adds an entry. Two packages may share folders, and files of the same bytes, but not a path."""
         _check(path, entry)
         known = self.entries.setdefault(path, entry)
-        if known is entry or (known.kind, known.link) == (entry.kind, entry.link) == (tarfile.DIRTYPE, ""):
+        if known is entry or (known.kind, known.link) == (entry.kind, entry.link) == (
+            tarfile.DIRTYPE,
+            "",
+        ):
             return
         same = (known.kind, known.link, known.size) == (entry.kind, entry.link, entry.size)
         if not same or _read(known) != _read(entry):
@@ -112,9 +116,13 @@ class Layer:
 def _check(path: str, entry: Entry) -> None:
     parts = path.split("/")
     if "" in parts or "." in parts or ".." in parts:
-        raise LayerError(f"path {path!r} (from {entry.source}): expected one relative to the root, without `..`")
+        raise LayerError(
+            f"path {path!r} (from {entry.source}): expected one relative to the root, without `..`"
+        )
     if parts[-1].startswith(_WHITEOUT):
-        raise LayerError(f"path {path!r} (from {entry.source}): a name with {_WHITEOUT} deletes files in an image")
+        raise LayerError(
+            f"path {path!r} (from {entry.source}): a name with {_WHITEOUT} deletes files in an image"
+        )
 
 
 def _read(entry: Entry) -> bytes:

@@ -1,4 +1,7 @@
-"""Bytecode beside the modules of a layer: an image's root cannot be written to, so it would be compiled at every start."""
+"""Bytecode beside the modules of a layer.
+
+An image's root cannot be written to: modules would be compiled at every start.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _UNCHECKED_HASH = 1
 
 
 def add(layer: Layer, version: str) -> None:
-    """Adds what is missing of the bytecode for Python `version`; a file that is no Python (a template) is left alone."""
+    """Adds what is missing of the bytecode for Python `version`; a template that is no Python is left alone."""
     ours = "{}.{}".format(*sys.version_info)
     if ours != version:
         raise LayerError(f"bytecode for Python {version} cannot be made by this Python {ours}")

@@ -1,9 +1,10 @@
 """gzip, the same bytes everywhere.
 
-DEFLATE leaves the encoder a choice, so a digest depends on the library behind Python's `zlib`. zlib itself has given the same
-output for the same level since 1.2.5 (2010), on every processor; zlib-ng, Apple's and Intel's versions give another. The
-interpreter of this repository brings Debian's zlib, by the lock; where another one runs this, `is_reference` says so. The header is
-written by hand: Python's gzip module has changed it (time, level, operating system) from version to version.
+DEFLATE leaves the encoder a choice, so a digest depends on the library behind Python's `zlib`. zlib itself gives the
+same output for the same level from version to version (1.2.13 and 1.3.1 were compared) and on every processor; zlib-ng
+and vendors' versions may give another. The interpreter of this repository brings Debian's zlib, by the lock; where
+another one runs this, `is_reference` says so. The header is written by hand: Python's gzip module has changed it (time,
+level, operating system) from version to version.
 """
 
 import functools

@@ -52,7 +52,9 @@ def add(layer: Layer, path: Path, exclude: Sequence[str] = ()) -> None:
             continue
         found.add(kind)
         if name.endswith(".zst"):
-            raise LayerError(f"{path}: {name} is compressed with zstd, which Python 3.13 cannot read: expected xz")
+            raise LayerError(
+                f"{path}: {name} is compressed with zstd, which Python 3.13 cannot read: expected xz"
+            )
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             if kind == "control":
                 _add_status(layer, archive, path)

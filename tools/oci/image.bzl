@@ -18,7 +18,7 @@ def python_image(
         tars = [],
         env = {},
         platforms = _PLATFORMS):
-    """Makes NAME (an oci_image for the target platform), NAME_index, NAME_load, NAME_push and NAME_sbom.
+    """Makes NAME (an oci_image for the target platform), NAME_index, NAME_sbom, and for a NAME of image or image_X load(_X) and push(_X).
 
     Layers, from below: Debian, Python, each large wheel, the other wheels with machine code, those without, the sandbox, the
     repository's own files by `own`, then the rest of them, which is the program itself. What changes often lies above.
@@ -103,30 +103,34 @@ def python_image(
         images = [":" + name],
         platforms = [Label("//platforms:" + platform) for platform in platforms],
         annotations = about,
+        # A whole build for each platform: made by name, not with `//...`.
+        tags = ["manual"],
     )
     oci_load(
-        name = name + "_load",
+        name = "load" + name.removeprefix("image"),
         image = ":" + name,
         repo_tags = ["{}:latest".format(title)],
         target_compatible_with = ["@platforms//os:linux"],
     )
     oci_push(
-        name = name + "_push",
+        name = "push" + name.removeprefix("image"),
         image = ":{}_index".format(name),
         remote_tags = ["latest"],
+        tags = ["manual"],
     )
 
 def _sandbox_layers(name, sandbox, parts):
-    """The sandbox where the program looks for it, large libraries in layers of their own."""
-    path = "{}/platforms".format(APP)
+    """The sandbox where the program looks for it, `platforms/X/sandbox`; large libraries in layers of their own."""
+    taken = []
     layers = []
-    for layer, patterns in parts.items():
-        fail("not yet: {} {}".format(layer, patterns))
-    files_layer(
-        name = name + ".sandbox",
-        srcs = [sandbox],
-        path = path,
-        strip_prefix = "platforms",
-        exclude = [],
-    )
-    return layers + [":{}.sandbox".format(name)]
+    for layer, only in (parts | {"sandbox": []}).items():
+        files_layer(
+            name = "{}.{}".format(name, layer),
+            srcs = [sandbox],
+            exclude = taken,
+            only = only,
+            path = APP,
+        )
+        taken = taken + only
+        layers.append(":{}.{}".format(name, layer))
+    return layers

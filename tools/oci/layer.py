@@ -7,7 +7,8 @@ A line of the list is an instruction, its words separated by tabs:
     text PATH MODE TEXT       a file of this text, with \\n for the ends of lines
     folder PATH MODE OWNER    a folder
     link PATH TARGET          a symbolic link
-    exclude PATTERN           leaves out paths of packages and folders (fnmatch; * is also /)
+    only PATTERN              takes but these paths of files and folders (fnmatch; * is also /)
+    exclude PATTERN           leaves out these paths, of packages too
     certificates PATH         one file of all certificates in the layer
     bytecode VERSION          .pyc files beside the modules
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import os
 import sys
 import zlib
 from collections.abc import Sequence
@@ -32,17 +32,22 @@ def build(lines: Sequence[str]) -> Layer:
     """The layer that the list describes."""
     layer = Layer()
     instructions = [line.split("\t") for line in lines if line]
-    excluded = [words[1] for words in instructions if words[0] == "exclude"]
+    only, exclude = (
+        [words[1] for words in instructions if words[0] == name] for name in ("only", "exclude")
+    )
     for name, *words in instructions:
         match name, words:
-            case "exclude", [_]:
+            case "only" | "exclude", [_]:
                 continue
             case "deb", [path]:
-                deb.add(layer, Path(path), excluded)
+                deb.add(layer, Path(path), exclude)
             case "file", [source, path]:
-                _add(layer, Path(source), path, excluded)
+                _add(layer, Path(source), path, only, exclude)
             case "text", [path, mode, text]:
-                layer.add(path, content(text.replace("\\n", "\n").encode(), int(mode, 8), "the BUILD file"))
+                layer.add(
+                    path,
+                    content(text.replace("\\n", "\n").encode(), int(mode, 8), "the BUILD file"),
+                )
             case "folder", [path, mode, owner]:
                 layer.entries[path] = folder(int(mode, 8), int(owner), "the BUILD file")
             case "link", [path, target]:
@@ -56,14 +61,18 @@ def build(lines: Sequence[str]) -> Layer:
     return layer
 
 
-def _add(layer: Layer, source: Path, path: str, excluded: Sequence[str]) -> None:
-    if any(fnmatch.fnmatchcase(path, pattern) for pattern in excluded):
-        return
+def _add(
+    layer: Layer, source: Path, path: str, only: Sequence[str], exclude: Sequence[str]
+) -> None:
     if source.is_dir():
-        for name in sorted(os.listdir(source)):
-            _add(layer, source / name, f"{path}/{name}", excluded)
-        return
-    layer.add(path, file(source, 0o755 if _is_program(source, path) else 0o644))
+        for child in sorted(source.iterdir()):
+            _add(layer, child, f"{path}/{child.name}", only, exclude)
+    elif (not only or _matches(path, only)) and not _matches(path, exclude):
+        layer.add(path, file(source, 0o755 if _is_program(source, path) else 0o644))
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _is_program(source: Path, path: str) -> bool:

@@ -64,7 +64,8 @@ def _origin(file):
     """Which part of a program a file is: `wheels/any/jax/...`, `wheels/native/numpy/...` or `own/zml/...`; "" for none."""
     repository = file.owner.workspace_name
     if not repository:
-        return "own/" + file.short_path
+        # Not Bazel's second copy of shared libraries, which C++ programs are linked with.
+        return "" if file.short_path.startswith("_solib_") else "own/" + file.short_path
     name = repository.replace("+", "~").split("~")[-1]
     if not name.startswith("pypi_"):
         return ""
@@ -116,6 +117,7 @@ def _files_layer_impl(ctx):
                 fail("{} does not lie in {}".format(below, ctx.attr.strip_prefix))
             below = below[len(ctx.attr.strip_prefix) + 1:]
         lines.append(_line("file", file.path, "/".join([part for part in [ctx.attr.path, below] if part])))
+    lines += [_line("only", pattern) for pattern in ctx.attr.only]
     lines += [_line("exclude", pattern) for pattern in ctx.attr.exclude]
     return _make(ctx, ctx.files.srcs, lines)
 
@@ -124,6 +126,7 @@ files_layer = rule(
     implementation = _files_layer_impl,
     attrs = _TOOL | {
         "exclude": attr.string_list(doc = "patterns of paths in the image"),
+        "only": attr.string_list(doc = "patterns of paths in the image; none: all"),
         "path": attr.string(mandatory = True, doc = "folder in the image, without a leading slash"),
         "srcs": attr.label_list(mandatory = True, allow_files = True),
         "strip_prefix": attr.string(doc = "what to take off the files' paths"),

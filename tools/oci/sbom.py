@@ -21,7 +21,7 @@ def document(
     debian_lock: dict[str, Any],
     pypi_lock: dict[str, Any],
 ) -> dict[str, Any]:
-    """The document. `debs` are files NAME_ARCHITECTURE.deb, `wheels` are PACKAGE or PACKAGE_PLATFORM as repositories have it."""
+    """The document. `debs` are files NAME_ARCHITECTURE.deb, `wheels` PACKAGE or PACKAGE_PLATFORM."""
     packages = [_deb(stem, debian_lock) for stem in sorted(set(debs))]
     packages += [_wheel(wheel, pypi_lock) for wheel in sorted(set(wheels))]
     image = _package(name, None, "NOASSERTION", None) | {
@@ -39,7 +39,10 @@ def document(
         "SPDXID": "SPDXRef-DOCUMENT",
         "name": name,
         "documentNamespace": f"https://zml.ai/spdx/{name}-{fingerprint}",
-        "creationInfo": {"created": _CREATED, "creators": ["Tool: zml-oci-sbom", "Organization: zml"]},
+        "creationInfo": {
+            "created": _CREATED,
+            "creators": ["Tool: zml-oci-sbom", "Organization: zml"],
+        },
         "packages": [image, *packages],
         "relationships": [
             {"spdxElementId": a, "relationshipType": kind, "relatedSpdxElement": b}
@@ -74,7 +77,9 @@ def _deb(stem: str, lock: dict[str, Any]) -> dict[str, Any]:
         raise SystemExit(f"sbom: {stem} is not in Debian's lock: expected NAME_ARCHITECTURE.deb")
     version = found[0]["version"]
     escaped = version.replace("+", "%2B").replace(":", "%3A")
-    purl = f"pkg:deb/debian/{name.replace('+', '%2B')}@{escaped}?arch={architecture}&distro=debian-13"
+    purl = (
+        f"pkg:deb/debian/{name.replace('+', '%2B')}@{escaped}?arch={architecture}&distro=debian-13"
+    )
     return (
         _package(name, version, "Organization: Debian", purl)
         | _file(Path(found[0]["path"]).name, found[0]["sha256"])

@@ -28,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     loads.add_argument("layout")
     loads.add_argument("--format", choices=("docker", "oci"), default="docker")
     loads.add_argument("--repo_tags_file", help="NAME:TAG in each line")
-    loads.add_argument("--repo_tag", action="append", default=[], help="instead of those of the target")
+    loads.add_argument(
+        "--repo_tag", action="append", default=[], help="instead of those of the target"
+    )
     loads.add_argument("--output", help="write the archive to this file (-: stdout)")
     pushes = commands.add_parser("push", help="push an image to a registry")
     pushes.add_argument("layout")
@@ -37,7 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     pushes.add_argument("--remote_tags_file", help="a tag in each line")
     pushes.add_argument("--repository_file", help="holds HOST/NAME")
     pushes.add_argument(
-        "--mount", action="append", default=[], help="repository of the same registry with blobs to reuse"
+        "--mount",
+        action="append",
+        default=[],
+        help="repository of the same registry with blobs to reuse",
     )
     pushes.add_argument("--insecure", action="store_true", help="http instead of https")
     return parser

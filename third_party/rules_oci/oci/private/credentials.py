@@ -78,7 +78,9 @@ def _entry(entry: dict[str, Any], registry: str) -> Credentials:
     user, password = entry.get("username", ""), entry.get("password", "")
     if entry.get("auth"):
         try:
-            user, _, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
+            user, _, password = (
+                base64.b64decode(entry["auth"], validate=True).decode().partition(":")
+            )
         except ValueError as error:
             raise OciError(
                 f"the entry of {registry} in docker's configuration is no base64: log in anew"
@@ -91,7 +93,12 @@ def _ask(helper: str, registry: str) -> Credentials | None:
     program = f"docker-credential-{helper}"
     try:
         answer = subprocess.run(
-            [program, "get"], input=registry, capture_output=True, text=True, check=False, timeout=60
+            [program, "get"],
+            input=registry,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise OciError(

@@ -26,7 +26,9 @@ def describe(layer: Path, name: str) -> Descriptor:
     with layer.open("rb") as file:
         magic = file.read(4)
         if magic == _ZSTD:
-            raise OciError(f"{layer} is compressed with zstd: expected a tar archive, plain or gzip")
+            raise OciError(
+                f"{layer} is compressed with zstd: expected a tar archive, plain or gzip"
+            )
         zipped = magic[:2] == b"\x1f\x8b"
         inner = hashlib.sha256() if zipped else whole
         unzip = zlib.decompressobj(31)
@@ -99,12 +101,19 @@ def _base(spec: dict[str, Any], writer: Writer) -> tuple[dict[str, Any], dict[st
     if not spec["base"]:
         if not spec["os"] or not spec["architecture"]:
             raise OciError("an image needs a base, or both os and architecture")
-        config = {**wanted, "config": {}, "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
+        config = {
+            **wanted,
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": []},
+            "history": [],
+        }
         return config, {"schemaVersion": 2, "mediaType": MANIFEST, "layers": []}
     layout = Layout(Path(spec["base"]))
     images = layout.images()
     if len(images) != 1:
-        raise OciError(f"the base {spec['base']} is an index of {len(images)} images: expected one image")
+        raise OciError(
+            f"the base {spec['base']} is an index of {len(images)} images: expected one image"
+        )
     manifest = layout.json(images[0])
     config = layout.json(manifest["config"])
     for key, value in wanted.items():
@@ -164,7 +173,9 @@ def _mapping(spec: dict[str, Any], name: str) -> dict[str, str]:
     for line in text.splitlines():
         key, equals, value = line.partition("=")
         if line and not equals:
-            raise OciError(f"{spec[name + '_file']}: expected KEY=VALUE in each line, found {line!r}")
+            raise OciError(
+                f"{spec[name + '_file']}: expected KEY=VALUE in each line, found {line!r}"
+            )
         if line:
             found[key] = value
     return found

@@ -42,7 +42,9 @@ class Layout:
             raise OciError(f"{folder} is no OCI layout: expected oci-layout and index.json in it")
         roots = json.loads(index.read_bytes())["manifests"]
         if len(roots) != 1:
-            raise OciError(f"{index}: expected one image or one index of images, found {len(roots)}")
+            raise OciError(
+                f"{index}: expected one image or one index of images, found {len(roots)}"
+            )
         self.root: Descriptor = roots[0]
         """The image or index that the layout holds."""
 

@@ -41,7 +41,9 @@ def load(layout: Layout, names: Sequence[str], form: str, output: str | None) ->
         return
     loader = shutil.which("docker") or shutil.which("podman")
     if loader is None:
-        raise OciError("neither docker nor podman is on PATH: --output=FILE writes the archive to a file")
+        raise OciError(
+            "neither docker nor podman is on PATH: --output=FILE writes the archive to a file"
+        )
     with subprocess.Popen([loader, "load"], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         try:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .layout import INDEX, Descriptor, Layout, OciError
-from .registry import Failed, Registry
+from .registry import Registry, RequestError
 
-_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_NAME = re.compile(
+    r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
+)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -31,7 +33,9 @@ def split(repository: str) -> tuple[str, str]:
     """Host and name of a repository."""
     host, slash, name = repository.partition("/")
     if not slash or not ("." in host or ":" in host or host == "localhost"):
-        raise OciError(f"repository {repository!r}: expected HOST/NAME, such as localhost:5000/team/image")
+        raise OciError(
+            f"repository {repository!r}: expected HOST/NAME, such as localhost:5000/team/image"
+        )
     if not _NAME.fullmatch(name):
         raise OciError(
             f"repository {repository!r}: {name!r} is no name of a repository: expected lower-case letters, "
@@ -66,7 +70,9 @@ def push(
 
 
 class _Session:
-    def __init__(self, layout: Layout, registry: Registry, name: str, mounts: Sequence[str]) -> None:
+    def __init__(
+        self, layout: Layout, registry: Registry, name: str, mounts: Sequence[str]
+    ) -> None:
         self._layout, self._registry, self._name = layout, registry, name
         self._mounts = [mount for mount in mounts if mount != name]
         self._scope = f"repository:{name}:pull,push"
@@ -111,7 +117,7 @@ class _Session:
                     headers={"Content-Type": "application/octet-stream"},
                 )
                 return
-            except Failed as error:
+            except RequestError as error:
                 # An upload that was cut may have arrived whole, or be gone; one that is refused stays so.
                 if self._is_there(digest):
                     return
@@ -128,4 +134,6 @@ class _Session:
         )
         got = answer.headers.get("docker-content-digest", manifest["digest"])
         if got != manifest["digest"]:
-            raise OciError(f"the registry stored {reference} as {got}, expected {manifest['digest']}")
+            raise OciError(
+                f"the registry stored {reference} as {got}, expected {manifest['digest']}"
+            )

@@ -24,7 +24,7 @@ _ATTEMPTS = 6
 _PARAMETER = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
-class Failed(OciError):
+class RequestError(OciError):
     """A request that the registry refused, or that came to no end."""
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -85,7 +85,7 @@ class Registry:
     ) -> Response:
         """The answer to a request, tried again where that may help.
 
-        Raises Failed for a status that is neither 2xx nor in `accept`.
+        Raises RequestError for a status that is neither 2xx nor in `accept`.
         """
         url = urllib.parse.urljoin(self.address, url)
         for attempt in range(_ATTEMPTS):
@@ -109,10 +109,15 @@ class Registry:
             401: f"; log in with `docker login {self.host}`",
             403: f"; may this user push there? `docker login {self.host}` changes the user",
         }.get(status, "")
-        raise Failed(f"{method} {_short(url)}: {problem}{hint}", status)
+        raise RequestError(f"{method} {_short(url)}: {problem}{hint}", status)
 
     def _authorized(
-        self, method: str, url: str, scope: str, body: bytes | Path | None, headers: Mapping[str, str]
+        self,
+        method: str,
+        url: str,
+        scope: str,
+        body: bytes | Path | None,
+        headers: Mapping[str, str],
     ) -> Response:
         """One try, with a new token if the registry wants one."""
         ours = urllib.parse.urlsplit(url).netloc == self.host
@@ -144,14 +149,16 @@ class Registry:
             if answer.status not in {301, 302, 303, 307, 308} or not answer.location:
                 return answer
             url = answer.location
-        raise Failed(f"{method} {_short(url)}: redirected in a circle")
+        raise RequestError(f"{method} {_short(url)}: redirected in a circle")
 
     def _once(
         self, method: str, url: str, body: bytes | Path | None, headers: Mapping[str, str]
     ) -> Response:
         if isinstance(body, Path):
             with body.open("rb") as file:
-                return self._open(method, url, file, {**headers, "Content-Length": str(body.stat().st_size)})
+                return self._open(
+                    method, url, file, {**headers, "Content-Length": str(body.stat().st_size)}
+                )
         return self._open(method, url, body, headers)
 
     def _open(
@@ -193,7 +200,7 @@ class Registry:
         if answer.status in _RETRIED:
             raise ConnectionError(f"the token server answered {answer.status}")
         if answer.status != 200:
-            raise Failed(
+            raise RequestError(
                 f"{self.host} gave no token for {scope}: {_explain(answer)}; "
                 f"log in with `docker login {self.host}`",
                 answer.status,
