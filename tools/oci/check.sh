@@ -122,6 +122,7 @@ enter() {
     shift
     env -u LD_LIBRARY_PATH -u PYTHONPATH unshare --user --map-root-user --mount --pid --net --fork bash -c '
         set -eu
+        chroot=$(PATH=$PATH:/usr/sbin:/sbin command -v chroot)
         root=$1
         shift
         mount --rbind "$root" "$root"
@@ -134,7 +135,7 @@ enter() {
         mount -t proc proc "$root/proc"
         mount -o remount,bind,ro "$root"
         exec env -i HOME=/home/nonroot LANG=C.UTF-8 PATH=/usr/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-            PYTHONPATH=/opt/app:/opt/site-packages XDG_CACHE_HOME=/cache chroot "$root" "$@"' enter "$root" "$@"
+            PYTHONPATH=/opt/app:/opt/site-packages XDG_CACHE_HOME=/cache "$chroot" "$root" "$@"' enter "$root" "$@"
 }
 python=(/usr/bin/python3.13 -sP -m examples.llm)
 
