@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from examples.command import open_platform, users_path
+from examples.command import end_on_sigterm, open_platform, users_path
 from examples.llm.flags import Options, parse
 from zml import log
 from zml.errors import UsageError, ZmlError
@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
         options = parse(argv)
         if options is None:
             return 0
+        end_on_sigterm()
         log.to_stderr(10 if options.debug else 20)
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A character that the terminal's encoding lacks is no reason to end in the middle of an answer.

@@ -29,21 +29,21 @@ def unpack(rctx, packages):
       rctx: repository_ctx of a rule with `environ = ENVIRON`
       packages: from `locked`
     """
-    for package in _download(rctx, packages):
+    for package, file in _download(rctx, packages):
         # A .deb is an ar archive of two tar archives, one for dpkg and one with the files.
         folder = "debs/" + package["name"]
-        rctx.extract(folder + ".deb", folder)
+        rctx.extract(file, folder)
         for member in rctx.path(folder).readdir(watch = "no"):
             if member.basename.startswith("data.tar."):
                 rctx.extract(member)
     rctx.delete("debs")
 
 def _download(rctx, packages):
-    """Downloads packages into `debs/`; returns them as dicts."""
+    """The packages, as pairs of what the lock says and a file `debs/NAME_ARCHITECTURE.deb`."""
     mirrors = debian_mirrors(rctx)
     pending = []
     for package in [json.decode(p) for p in packages]:
-        file = "debs/{name}.deb".format(**package)
+        file = "debs/{name}_{architecture}.deb".format(**package)
         urls = [mirror + "/" + package["path"] for mirror in mirrors]
         pending.append((package, file, rctx.download(urls, file, sha256 = package["sha256"], allow_fail = True, block = False)))
     for package, file, download in pending:
@@ -54,24 +54,7 @@ def _download(rctx, packages):
                 mirrors = " or ".join(mirrors),
                 **package
             ))
-    return [package for package, _, _ in pending]
-
-def _deb_files_impl(rctx):
-    _download(rctx, rctx.attr.packages)
-    rctx.file("BUILD.bazel", """\
-filegroup(
-    name = "debs",
-    srcs = glob(["debs/*.deb"]),
-    visibility = ["//visibility:public"],
-)
-""")
-
-deb_files = repository_rule(
-    implementation = _deb_files_impl,
-    attrs = {"packages": attr.string_list(mandatory = True, doc = "from `locked`")},
-    environ = ENVIRON,
-    doc = "A repository with a group of packages as they are: `:debs`.",
-)
+    return [(package, file) for package, file, _ in pending]
 
 def _deb_tree_impl(rctx):
     unpack(rctx, rctx.attr.packages)
@@ -93,13 +76,32 @@ deb_tree = repository_rule(
     doc = "A repository with the files of a group of packages: `:files`, or one by its path `:usr/...`.",
 )
 
+def _deb_files_impl(rctx):
+    _download(rctx, rctx.attr.packages)
+    rctx.file("BUILD.bazel", """\
+filegroup(
+    name = "debs",
+    srcs = glob(["debs/*.deb"]),
+    visibility = ["//visibility:public"],
+)
+""")
+
+deb_files = repository_rule(
+    implementation = _deb_files_impl,
+    attrs = {"packages": attr.string_list(mandatory = True, doc = "from `locked`")},
+    environ = ENVIRON,
+    doc = "A repository with a group of packages as they are downloaded: `:debs`. Links and modes stay what they are.",
+)
+
 def _debian_impl(module_ctx):
     groups = json.decode(module_ctx.read(LOCK))["groups"]
     for group, by_arch in groups.items():
         for arch in by_arch:
-            deb_tree(name = "debian_{}_{}".format(group, arch), packages = locked(module_ctx, group, arch))
+            packages = locked(module_ctx, group, arch)
+            deb_tree(name = "debian_{}_{}".format(group, arch), packages = packages)
+            deb_files(name = "debs_{}_{}".format(group, arch), packages = packages)
 
 debian = module_extension(
     implementation = _debian_impl,
-    doc = "A repository `debian_GROUP_ARCH` for each group of packages.txt and architecture, fetched when it is used.",
+    doc = "Repositories `debian_GROUP_ARCH` (unpacked) and `debs_GROUP_ARCH` (as downloaded) for each group of packages.txt and architecture, fetched when used.",
 )

@@ -1,0 +1,1 @@
+"""Layers of images, and the bill of what is in them."""
