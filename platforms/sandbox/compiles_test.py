@@ -86,5 +86,5 @@ def test_it_compiles_with_nothing_of_the_host_s_toolkit(tmp_path: Path) -> None:
     names = {Path(path).name for path in loaded.split()}
     assert f"libpjrt_{TARGET}.so" in names
     cuda = [path for path in loaded.split() if "/libcu" in path or "/libnv" in path]
-    real = (ROOT / "lib").resolve()
-    assert all(Path(path).is_relative_to(real) for path in cuda), cuda
+    # The same file may have another path: Bazel's sandbox is made of links.
+    assert all(Path(path).samefile(ROOT / "lib" / Path(path).name) for path in cuda), cuda
