@@ -17,7 +17,8 @@ def python_image(
         sandbox_parts = {},
         tars = [],
         env = {},
-        platforms = _PLATFORMS):
+        platforms = _PLATFORMS,
+        tags = []):
     """Makes NAME (an oci_image for the target platform), NAME_index, NAME_sbom, and for a NAME of image or image_X load(_X) and push(_X).
 
     Layers, from below: Debian, Python, each large wheel, the other wheels with machine code, those without, the sandbox, the
@@ -35,6 +36,7 @@ def python_image(
       tars: further layers: weights, compiled programs
       env: further environment variables
       platforms: names in //platforms of what the index is over
+      tags: of all targets; the index and its push are made by name alone, whatever the tags
     """
     layers = [Label(":base"), Label(":python")]
     groups = {wheel: ["wheels/native/{}/".format(wheel)] for wheel in large_wheels}
@@ -48,22 +50,25 @@ def python_image(
             exclude = taken,
             include = include,
             program = program,
+            tags = tags,
         )
         taken = taken + include
         if layer == "wheels" and sandbox:
-            layers += _sandbox_layers(name, sandbox, sandbox_parts)
+            layers += _sandbox_layers(name, sandbox, sandbox_parts, tags)
         layers.append(":{}.{}".format(name, layer))
     sbom(
         name = name + "_sbom",
         debs = [Label(":debs")],
         image = title,
         program = program,
+        tags = tags,
     )
     files_layer(
         name = name + ".sbom",
         srcs = [":{}_sbom".format(name)],
         path = "usr/share/sbom",
         strip_prefix = native.package_name(),
+        tags = tags,
     )
     about = {
         "org.opencontainers.image.base.name": "debian:trixie",
@@ -96,6 +101,7 @@ def python_image(
         user = "65532:65532",
         # Where a user's files are mounted, by custom: relative paths start here.
         workdir = "/",
+        tags = tags,
         target_compatible_with = ["@platforms//os:linux"],
     )
     oci_image_index(
@@ -110,6 +116,7 @@ def python_image(
         name = "load" + name.removeprefix("image"),
         image = ":" + name,
         repo_tags = ["{}:latest".format(title)],
+        tags = tags,
         target_compatible_with = ["@platforms//os:linux"],
     )
     oci_push(
@@ -119,7 +126,7 @@ def python_image(
         tags = ["manual"],
     )
 
-def _sandbox_layers(name, sandbox, parts):
+def _sandbox_layers(name, sandbox, parts, tags):
     """The sandbox where the program looks for it, `platforms/X/sandbox`; large libraries in layers of their own."""
     taken = []
     layers = []
@@ -130,6 +137,7 @@ def _sandbox_layers(name, sandbox, parts):
             exclude = taken,
             only = only,
             path = APP,
+            tags = tags,
         )
         taken = taken + only
         layers.append(":{}.{}".format(name, layer))
