@@ -2,7 +2,7 @@
 # Runs the images of the llm example as users do, with tools that are not ours: skopeo, umoci, runc, docker's registry, qemu.
 #
 # Debian's packages of them are unpacked into a folder that is removed at the end; nothing is installed. Needs Debian 12 or later on
-# amd64, apt with its indexes (`apt-get update`), and a user who may make namespaces (root, or kernel.unprivileged_userns_clone).
+# amd64, apt, and a user who may make namespaces (root, or kernel.unprivileged_userns_clone).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -33,12 +33,17 @@ answered() { # WHAT TEXT: the demo's answer, which must be words
 say "tools of Debian"
 command -v apt-get >/dev/null || die "no apt-get: expected a Debian host"
 [ "$(dpkg --print-architecture)" = amd64 ] || die "this host is $(dpkg --print-architecture): expected amd64, arm64 is emulated"
-mkdir -p "$work"/apt/archives/partial "$work/tools"
-# Only the place of the downloads is private: sources, indexes, proxies and what is installed are the host's.
-apt-get -qq -y --no-install-recommends --download-only -o Dir::Cache::archives="$work/apt/archives" -o APT::Sandbox::User= \
-    -o Debug::NoLocking=1 install runc skopeo umoci docker-registry qemu-user-static >/dev/null ||
-    die "apt found not all of runc, skopeo, umoci, docker-registry, qemu-user-static: run apt-get update first"
-for deb in "$work"/apt/archives/*.deb; do dpkg-deb -x "$deb" "$work/tools"; done
+mkdir -p "$work"/apt/archives/partial "$work"/apt/lists/partial "$work/tools"
+# The indexes and the downloads are private, as the host's may be old or absent: sources, proxies and what is installed are the host's.
+apt() {
+    apt-get -qq -y -o Dir::Cache="$work/apt" -o Dir::Cache::archives="$work/apt/archives" -o Dir::State::lists="$work/apt/lists" \
+        -o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false -o Debug::NoLocking=1 "$@"
+}
+apt update >"$work/log" 2>&1 || die "apt cannot read its sources: $(tail -3 "$work/log")"
+apt --no-install-recommends --download-only install runc skopeo umoci docker-registry qemu-user-static >"$work/log" 2>&1 ||
+    die "apt does not find runc, skopeo, umoci, docker-registry and qemu-user-static: $(tail -3 "$work/log")"
+# What the host has already is not among them.
+find "$work/apt/archives" -name '*.deb' -exec dpkg-deb -x {} "$work/tools" \;
 export PATH="$work/tools/usr/bin:$work/tools/usr/sbin:$PATH:/usr/sbin:/sbin"
 export LD_LIBRARY_PATH="$work/tools/usr/lib/x86_64-linux-gnu"
 accept='{"default": [{"type": "insecureAcceptAnything"}]}'
