@@ -62,6 +62,9 @@ class Backend(enum.StrEnum):
 
 # A backend is a file and a line here.
 _MODULES = {
+    Backend.CUDA_FA3: "zml.attention.cuda_fa3",
+    Backend.CUDA_FA2: "zml.attention.cuda_fa2",
+    Backend.MOSAIC_TPU: "zml.attention.mosaic_tpu",
     Backend.CPU_FLASH: "zml.attention.cpu_flash",
     Backend.VANILLA: "zml.attention.vanilla",
 }
@@ -78,7 +81,7 @@ class Attention:
     def using(*backends: Backend | str, metadata: Metadata | None = None) -> Attention:
         """The first of these that can do a call does it. Raises UnsupportedError for one that is not in this build."""
         chosen = tuple(Backend.of(backend) for backend in backends)
-        return Attention(metadata or Metadata(), chosen or (Backend.VANILLA,))
+        return Attention(metadata or Metadata(), tuple(dict.fromkeys(chosen)) or (Backend.VANILLA,))
 
     def __call__(
         self,

@@ -59,7 +59,7 @@ class Deployment:
                 "take auto"
             )
         return Deployment(
-            platform, sharding, config, model, view.dtype, length, Attention.using(chosen)
+            platform, sharding, config, model, view.dtype, length, Attention.using(chosen, Backend.VANILLA)
         )
 
     def cache(self) -> KvCache:

@@ -3,11 +3,14 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import jaxpr_as_fun
+from jax.sharding import AbstractMesh, Mesh, use_abstract_mesh
 from jaxlib.mlir import ir
 from jaxlib.mlir.passmanager import PassManager
 
@@ -100,9 +103,20 @@ _FRAME = re.compile(r'"([^"]+)":(\d+)')
 _ORDERED = "the function has ordered side effects, such as jax.debug.print(ordered=True); use zml.ops.debug_print"
 
 
+def _target(*structs: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Tells Pallas which hardware it lowers kernels for: else it takes jax's default device, which this is not."""
+    shardings = (x.sharding if hasattr(x, "sharding") else x for xs in structs for x in xs)
+    device = next((d for s in shardings if s is not None for d in s.device_set), None)
+    if device is None or device.platform == "cpu":
+        return nullcontext()
+    one = Mesh(np.array([device]), ("device",)).abstract_mesh
+    return use_abstract_mesh(AbstractMesh((), (), abstract_device=one.abstract_device))
+
+
 def trace(flat: Callable[..., list[Any]], inputs: Sequence[jax.ShapeDtypeStruct]) -> Any:
     """The jaxpr of a function of arrays that gives a list of arrays."""
-    return jax.make_jaxpr(flat)(*inputs)
+    with _target(inputs):
+        return jax.make_jaxpr(flat)(*inputs)
 
 
 def lower(
@@ -120,7 +134,7 @@ def lower(
         return flat(*values)
 
     function.__name__ = name
-    with partitioner.shardy(shardy):
+    with partitioner.shardy(shardy), _target(inputs, outputs):
         jitted = jax.jit(function, keep_unused=True, out_shardings=list(outputs))
         try:
             lowered = jitted.lower(*inputs)
