@@ -87,7 +87,7 @@ def programs(place: str, config: dict[str, object]) -> tuple[Deployment, Program
     arch = architecture(config["model_type"])
     sizes = arch.read_config(config)
     deployment = Deployment.of(opened(place), arch, sizes, View.blank("bf16"), 2048)
-    assert deployment.backend == "vanilla"
+    assert deployment.backend == {"cuda": "cuda_fa3", "tpu": "mosaic_tpu"}[place.split(":")[0]]
     return deployment, Programs(deployment)
 
 

@@ -1,11 +1,13 @@
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from zml.attention import Attention, Backend, KvCache, Parameters, attention
+from zml.attention import Attention, Backend, KvCache, Parameters, attention, rows
 from zml.attention.base import Metadata
 from zml.errors import ShapeError, UnsupportedError, UsageError
 from zml.kernels.cpu import library
@@ -31,6 +33,17 @@ class _Cuda:
     target = "cuda"
 
 
+@dataclass(frozen=True)
+class _Device:
+    attributes: Mapping[str, str]
+
+
+class _Accelerator:
+    def __init__(self, target: str, capability: str | None = None) -> None:
+        self.target = target
+        self.devices = [_Device({} if capability is None else {"compute_capability": capability})]
+
+
 class _Plugin(_Cpu):
     has_kernels = False
 
@@ -41,9 +54,85 @@ def test_auto_takes_what_is_available() -> None:
     assert Backend.auto(_Cuda()) is Backend.VANILLA
     assert Backend.auto(_Plugin()) is Backend.VANILLA
     assert bool(Backend.VANILLA.is_available(_Cpu()))
-    missing = Backend.CUDA_FA3.is_available(_Cpu())
+    missing = Backend.NKI.is_available(_Cpu())
     assert not missing
     assert missing.reason == "not in this build"
+
+
+@pytest.mark.parametrize(
+    ("target", "capability", "backend"),
+    [
+        ("cuda", "8.0", "cuda_fa2"),
+        ("cuda", "8.9", "cuda_fa2"),
+        ("cuda", "9.0", "cuda_fa3"),
+        ("cuda", "10.0", "cuda_fa2"),
+        ("cuda", "12.0", "cuda_fa2"),
+        ("cuda", "7.5", "vanilla"),
+        ("cuda", None, "vanilla"),
+        ("rocm", "gfx942", "vanilla"),
+        ("tpu", None, "mosaic_tpu"),
+        ("neuron", None, "vanilla"),
+    ],
+)
+def test_auto_goes_by_platform_and_compute_capability(
+    target: str, capability: str | None, backend: str
+) -> None:
+    platform = _Accelerator(target, capability)
+    assert Backend.auto(platform) == backend
+    assert Backend.of(backend).is_available(platform)
+
+
+@pytest.mark.parametrize(
+    ("backend", "target", "capability", "said"),
+    [
+        ("cuda_fa3", "cpu", None, "for NVIDIA GPUs of compute capability 9.0, not for cpu"),
+        ("cuda_fa3", "cuda", "8.9", "not for 8.9"),
+        ("cuda_fa3", "cuda", "10.0", "not for 10.0"),
+        ("cuda_fa2", "cuda", "7.5", "8.0 and above, not for 7.5"),
+        ("cuda_fa2", "cuda", None, "does not say its compute capability"),
+        ("cuda_fa2", "rocm", "gfx942", "not for rocm"),
+        ("mosaic_tpu", "cuda", "9.0", "for TPUs, not for cuda"),
+    ],
+)
+def test_a_kernel_says_what_it_is_for(
+    backend: str, target: str, capability: str | None, said: str
+) -> None:
+    found = Backend.of(backend).is_available(_Accelerator(target, capability))
+    assert said in str(found.reason)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "dims", "said"),
+    [
+        ("mosaic_tpu", "float16", {}, "its queries are f32, bf16, not f16"),
+        ("mosaic_tpu", "float32", {"hd": 512}, "its head dims are 8, ..., 256, not 512"),
+        ("mosaic_tpu", "float32", {"k": 7}, "it takes 8 keys or more"),
+        ("cuda_fa2", "float32", {"hd": 80}, "its head dims are 16, 32, 64, 128, 256, not 80"),
+        ("cuda_fa3", "float8_e5m2", {"hd": 64}, "its queries are f32, bf16, f16, not f8e5m2"),
+    ],
+)
+def test_what_a_kernel_does_not_do_the_next_backend_does(
+    backend: str, dtype: str, dims: dict[str, int], said: str
+) -> None:
+    q, k, v = (x.convert(dtype) for x in _inputs(**dims))
+    with pytest.raises(UnsupportedError, match=f"{backend}: {said}"):
+        Attention.using(backend)(q, k, v)
+    assert Attention.using(backend, "vanilla", "vanilla")(q, k, v).shape == q.shape
+
+
+def test_values_of_another_head_dim() -> None:
+    rng = np.random.default_rng()
+    q, k = (Tensor(rng.standard_normal((2, 9, 64)).astype("f"), ("h", x, "hd")) for x in "qk")
+    v = Tensor(rng.standard_normal((2, 9, 80)).astype("f"), ("h", "k", "hd"))
+    expected = attention(q, k, v).value
+    with rows.interpreted():
+        for backend in ("mosaic_tpu", "cuda_fa2"):
+            for width in (80, 32):
+                some = v.slice(hd=(0, width))
+                got = Attention.using(backend)(q, k, some)
+                np.testing.assert_allclose(
+                    got.value, expected[..., :width], rtol=1e-4, atol=1e-5, err_msg=backend
+                )
 
 
 @pytest.mark.parametrize(
@@ -66,13 +155,11 @@ def test_the_native_backend_is_refused_where_its_library_is_not(
     assert Attention.using("cpu_flash", "vanilla")(*_inputs()).tags == ("q", "h", "hd")
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("cuda_fa3", "is not in this build"), ("fa9", "is unknown")]
-)
+@pytest.mark.parametrize(("name", "said"), [("nki", "is not in this build"), ("fa9", "is unknown")])
 def test_a_backend_that_is_not_there_is_an_error_that_names_those_that_are(
     name: str, said: str
 ) -> None:
-    with pytest.raises(UnsupportedError, match=f"{name}.*{said}; there is cpu_flash, vanilla"):
+    with pytest.raises(UnsupportedError, match=f"{name}.*{said}; there is .*cpu_flash, vanilla"):
         Attention.using(name)
 
 

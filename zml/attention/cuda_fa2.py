@@ -14,7 +14,8 @@ _TILES = Tiles(queries=64, keys=64, warps=4, stages=2)
 
 def is_available(platform: Platform) -> Availability:
     """On compute capability 8.0 and above."""
-    return triton.is_available(platform, "NVIDIA GPUs of compute capability 8.0 and above", (8, 0))
+    what = "NVIDIA GPUs of compute capability 8.0 and above"
+    return triton.is_available(platform, what, least=(8, 0), most=(99, 9))
 
 
 def supports(q: Shape, k: Shape, _parameters: Parameters) -> Availability:

@@ -1,5 +1,4 @@
-"""Flash attention on NVIDIA's Hopper (9.0): larger blocks, whose products Triton makes of warpgroup instructions. See
-zml.attention.triton."""
+"""Flash attention on NVIDIA's Hopper (9.0), in blocks for its products by groups of warps. See zml.attention.triton."""
 
 from __future__ import annotations
 
@@ -15,9 +14,8 @@ _TILES = Tiles(queries=128, keys=64, warps=8, stages=3)
 
 def is_available(platform: Platform) -> Availability:
     """On compute capability 9.0."""
-    found = triton.is_available(platform, "NVIDIA GPUs of compute capability 9.0", (9, 0))
-    above = found and triton.capability(platform) != (9, 0)
-    return Availability("it is for compute capability 9.0 alone") if above else found
+    what = "NVIDIA GPUs of compute capability 9.0"
+    return triton.is_available(platform, what, least=(9, 0), most=(9, 0))
 
 
 def supports(q: Shape, k: Shape, _parameters: Parameters) -> Availability:

@@ -21,7 +21,8 @@ from zml.tensor import Tensor
 
 HIDDEN = -1e30
 """The score of a key that is not seen: finite, so that rows that see nothing make no NaN."""
-_FAR = 1 << 24
+_FAR = 1 << 22
+"""A window of so many positions hides nothing that there is; times a group of heads it is still an int32."""
 _interpreted: ContextVar[bool] = ContextVar("zml.attention.rows", default=False)
 
 
@@ -47,7 +48,9 @@ def supports(
     if str(q.dtype) not in types:
         return Availability(f"its queries are {', '.join(types)}, not {q.dtype}")
     if q.dim("hd") not in head_dims:
-        sizes = f"{head_dims[0]}, ..., {head_dims[-1]}"
+        sizes = ", ".join(map(str, head_dims))
+        if len(head_dims) > 9:
+            sizes = f"{head_dims[0]}, ..., {head_dims[-1]}"
         return Availability(f"its head dims are {sizes}, not {q.dim('hd')}")
     if k.dim("k") < keys or 0 in q.dims or 0 in k.dims:
         return Availability(f"it takes {keys} keys or more, and at least one of all else")

@@ -46,10 +46,9 @@ class Tiles:
 
     def fit(self, dtype: Any, depth: int) -> Tiles:
         """For a type and a head dim. What a block holds in shared memory and registers stays the same."""
-        size = self if depth <= 128 else replace(self, queries=64, keys=32)
-        return (
-            size if jnp.dtype(dtype).itemsize == 2 else replace(size, queries=32, keys=32, stages=1)
-        )
+        if jnp.dtype(dtype).itemsize > 2:
+            return replace(self, queries=32, keys=32, warps=8, stages=1)
+        return self if depth <= 128 else replace(self, queries=64, keys=32, warps=8)
 
 
 def capability(platform: Platform) -> tuple[int, int] | None:
@@ -60,14 +59,16 @@ def capability(platform: Platform) -> tuple[int, int] | None:
     return (int(major), int(minor)) if dot and major.isdigit() and minor.isdigit() else None
 
 
-def is_available(platform: Platform, what: str, least: tuple[int, int]) -> Availability:
-    """On NVIDIA GPUs from a compute capability on; `what` names them."""
+def is_available(
+    platform: Platform, what: str, least: tuple[int, int], most: tuple[int, int]
+) -> Availability:
+    """On NVIDIA GPUs of compute capabilities from `least` to `most`; `what` names them."""
     if str(platform.target) != "cuda":
         return Availability(f"it is for {what}, not for {platform.target}")
     has = capability(platform)
     if has is None:
         return Availability(f"it is for {what}; this platform does not say its compute capability")
-    if has < least:
+    if not least <= has <= most:
         return Availability(f"it is for {what}, not for {has[0]}.{has[1]}")
     return Availability()
 

@@ -59,7 +59,13 @@ class Deployment:
                 "take auto"
             )
         return Deployment(
-            platform, sharding, config, model, view.dtype, length, Attention.using(chosen, Backend.VANILLA)
+            platform,
+            sharding,
+            config,
+            model,
+            view.dtype,
+            length,
+            Attention.using(chosen, Backend.VANILLA),
         )
 
     def cache(self) -> KvCache:
