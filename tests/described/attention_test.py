@@ -98,7 +98,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "head-dim-256": {"queries": 256, "head_dim": 256},
     "long": {"queries": 4096, "length": 8192},
 }
-EVEN_HEAD_DIMS = {f"head-dim-{n}": {"queries": 40, "head_dim": n} for n in (72, 80, 96)}
+EVEN_HEAD_DIMS: dict[str, dict[str, Any]] = {
+    f"head-dim-{n}": {"queries": 40, "head_dim": n} for n in (72, 80, 96)
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -128,11 +128,10 @@ class Rows:
         keys, values = (x.transpose(*own, "h", "k", "hd").value for x in (k, v))
         if not own:
             keys, values = keys[None], values[None]
-        length = length.value.reshape(count)
         # Keys that are not there are not counted: what lies behind the last one is no part of it.
-        length = jnp.minimum(length, jnp.int32(k.dim("k")))
+        there = jnp.minimum(length.value.reshape(count), jnp.int32(k.dim("k")))
         return Rows(
-            rows, keys, values, start.value.reshape(count), length, group, q, v.dim("hd")
+            rows, keys, values, start.value.reshape(count), there, group, q, v.dim("hd")
         )  # fmt: skip
 
     def pad(self, multiple: int) -> jax.Array:
