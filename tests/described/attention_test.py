@@ -98,17 +98,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "head-dim-256": {"queries": 256, "head_dim": 256},
     "long": {"queries": 4096, "length": 8192},
 }
-EVEN_HEAD_DIMS: dict[str, dict[str, Any]] = {
+TPU_KINDS: dict[str, dict[str, Any]] = {
     f"head-dim-{n}": {"queries": 40, "head_dim": n} for n in (72, 80, 96)
 }
+ONES = {"cuda": ("cuda:h100", KINDS), "tpu": ("tpu:v5e:1x1", KINDS | TPU_KINDS)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("place", [PLACES[0]] if PLACES else [])
+@pytest.mark.parametrize(
+    ("place", "kind"), [(ONES[target][0], kind) for target in FOUND for kind in ONES[target][1]]
+)
 def test_kinds_of_calls(place: str, kind: str) -> None:
-    assert CALLS[place.split(":")[0]] in targets(compiled(place, **KINDS[kind]))
-
-
-@pytest.mark.parametrize("kind", EVEN_HEAD_DIMS if "tpu" in FOUND else [])
-def test_head_dims_that_are_no_powers_of_two_on_tpus(kind: str) -> None:
-    assert CALLS["tpu"] in targets(compiled("tpu:v5e:1x1", **EVEN_HEAD_DIMS[kind]))
+    target = place.split(":")[0]
+    assert CALLS[target] in targets(compiled(place, **ONES[target][1][kind]))
