@@ -192,7 +192,8 @@ def test_relative_model_is_taken_from_where_bazel_run_was_called(
         ),
         (["--platform=cuda", "--cpu_device_count=2", "--prompt=x"], 2, "takes no CPU options"),
         (["--backend=slide_rule", "--prompt=x"], 1, "attention backend 'slide_rule' is unknown"),
-        (["--backend=cuda_fa3", "--prompt=x"], 1, "'cuda_fa3' is not in this build"),
+        (["--backend=nki", "--prompt=x"], 1, "'nki' is not in this build"),
+        (["--backend=cuda_fa3", "--prompt=x"], 1, "of compute capability 9.0, not for cpu"),
         (
             ["--repetition_penalty=0", "--prompt=x"],
             2,
