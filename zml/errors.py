@@ -28,6 +28,26 @@ class UnsupportedError(ZmlError):
     """The request is well formed, but this build or this machine cannot serve it."""
 
 
+class ReadError(ZmlError):
+    """Bytes that cannot be read: a disk, a connection or a server that fails, a file that changed or is cut short."""
+
+
+class NotFoundError(ReadError):
+    """There is no file, folder, bucket, repository or revision of that name."""
+
+
+class AccessError(ReadError):
+    """It is there, or may be, but these credentials (or none) do not reach it."""
+
+
+class CorruptedError(ReadError):
+    """The bytes that came are not those whose checksum the source gives."""
+
+
+class CancelledError(ZmlError):
+    """Reading was cancelled by the program itself."""
+
+
 class NumericalError(ZmlError):
     """The model's arithmetic left the numbers: its logits are NaN or infinite."""
 
