@@ -14,6 +14,7 @@ from zml.errors import UsageError, ZmlError
 
 if TYPE_CHECKING:
     from zml import CpuOptions, ExecutableCache, Platform
+    from zml.vfs import Options
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str], usage: str) -> bool:
@@ -21,15 +22,21 @@ def parse(values: flags.FlagValues, argv: Sequence[str], usage: str) -> bool:
 
     Raises UsageError for unknown or malformed flags and for arguments that are no flags.
     """
+    rest = parse_arguments(values, argv, usage)
+    if rest:
+        raise UsageError(
+            f"unexpected argument {rest[0]!r}: flags are given as --name=value (--help lists them)"
+        )
+    return rest is not None
+
+
+def parse_arguments(values: flags.FlagValues, argv: Sequence[str], usage: str) -> list[str] | None:
+    """The same for a program that takes arguments: those that are no flags. None once --help has been printed."""
     flags.DEFINE_boolean("help", False, "Print this and exit.", short_name="h", flag_values=values)
     try:
         rest = values(list(argv))[1:]
     except flags.Error as error:
         raise UsageError(f"{error} (--help lists the flags)") from error
-    if rest:
-        raise UsageError(
-            f"unexpected argument {rest[0]!r}: flags are given as --name=value (--help lists them)"
-        )
     if values.help:
         lines = [usage]
         # In the order they were defined in; -h and --help are one flag.
@@ -37,8 +44,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str], usage: str) -> bool:
             default = "" if flag.default in (None, False, []) else f" (default {flag.default})"
             lines.append(f"  --{flag.name}\n      {flag.help}{default}")
         print("\n".join(lines))
-        return False
-    return True
+        return None
+    return list(rest)
 
 
 def end_on_sigterm() -> None:
@@ -66,6 +73,18 @@ def users_path(path: str) -> Path:
     """A path as the user meant it: `bazel run` starts programs in another folder than it was called in."""
     home = os.path.expanduser(path)  # noqa: PTH111  # Path's raises for an unknown user
     return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), home)
+
+
+def users_url(url: str) -> str:
+    """A path as `users_path` has it, or a URL."""
+    return url if "://" in url else str(users_path(url))
+
+
+def reading_options(cache: str | None) -> "Options":
+    """How remote files are read where --cache is given, or is not."""
+    from zml.vfs import Options
+
+    return Options(cache=None if cache is None else users_path(cache))
 
 
 def open_platform(

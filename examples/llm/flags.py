@@ -15,6 +15,7 @@ Generates text with a language model.
   llm                                          chat with the embedded demo model
   llm --prompt="What is a violin?"             one answer
   llm --model=/models/Llama-3.1-8B-Instruct    another checkpoint, in Hugging Face's layout
+  llm --model=hf://Qwen/Qwen3-8B               from the hub; s3://, gs://, http:// and https:// likewise
 
 Generated text goes to stdout, everything else to stderr.
 """
@@ -30,7 +31,8 @@ class Options:
     """The checked flags, each one a field; None where a flag was not given and has no fixed default."""
 
     model: str | None = _flag(
-        None, "Folder of a checkpoint in Hugging Face's layout. Default: the embedded demo."
+        None,
+        "Folder of a checkpoint in Hugging Face's layout, a path or a URL. Default: the embedded demo.",
     )
     prompt: str | None = _flag(
         None, "The prompt. Absent: chat on a terminal, else the prompt is read from stdin."
@@ -93,6 +95,10 @@ class Options:
     executables: str | None = _flag(
         None,
         "Folder of programs that tools/compile wrote for this model; they are not compiled then.",
+    )
+    cache: str | None = _flag(
+        None,
+        "Keep files of remote checkpoints in this folder. Default: nothing is written to disk.",
     )
     dry_run: bool = _flag(False, "Print the memory plan and exit; weights are not loaded.")
     profile: str | None = _flag(None, "Write a profile of the generation into this folder.")
@@ -166,10 +172,12 @@ def _check(options: Options) -> None:
         )
     if options.model == "":
         raise UsageError(
-            "--model is empty: expected a folder; leave the flag out for the embedded demo"
+            "--model is empty: expected a folder or a URL; leave the flag out for the embedded demo"
         )
     if options.profile == "":
         raise UsageError("--profile is empty: expected a folder to write the profile into")
+    if options.cache == "":
+        raise UsageError("--cache is empty: expected a folder to keep remote files in")
     if options.executables == "":
         raise UsageError("--executables is empty: expected a folder that tools/compile has written")
     if options.dry_run and options.profile is not None:

@@ -171,7 +171,7 @@ def test_relative_model_is_taken_from_where_bazel_run_was_called(
     ("arguments", "code", "said"),
     [
         (["--model=/no/such/folder"], 1, "does not exist"),
-        (["--model=hf://Qwen/Qwen3-8B"], 1, "scheme 'hf' is not supported yet"),
+        (["--model=ftp://host/model"], 1, "the scheme 'ftp' is not known"),
         (["--model="], 2, "--model is empty"),
         (["--no_such_flag"], 2, "no_such_flag"),
         (["--seqlen=0"], 2, "seqlen"),

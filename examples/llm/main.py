@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from examples.command import end_on_sigterm, open_platform, users_path
+from examples.command import end_on_sigterm, open_platform, reading_options, users_path
 from examples.llm.flags import Options, parse
 from zml import log
 from zml.errors import UsageError, ZmlError
@@ -85,6 +85,7 @@ def _run(options: Options, began: float) -> int:
     from zml.compile.cache import ExecutableCache, default_folder
     from zml.llm.engine import Engine
     from zml.platform import CpuOptions
+    from zml.vfs import Vfs
 
     folder = default_folder()
     cache = ExecutableCache(folder) if folder else None
@@ -94,6 +95,7 @@ def _run(options: Options, began: float) -> int:
     if "://" not in model:
         model = str(users_path(model))
     executables = None if options.executables is None else users_path(options.executables)
+    vfs = Vfs(reading_options(options.cache))
     engine = Engine.open(
         model,
         platform,
@@ -102,6 +104,7 @@ def _run(options: Options, began: float) -> int:
         options.backend,
         options.quantize,
         executables,
+        vfs,
     )
     _LOG.info(
         "%s on %s, %s, %d tokens of context",

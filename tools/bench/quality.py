@@ -11,6 +11,7 @@ import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from zml.tensor import Tensor
 
 _ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT = Path(__file__).with_name("heldout.txt")
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"dtype": "float32", "quantize": "int8"},
@@ -50,7 +51,7 @@ def logits(engine: Engine, windows: np.ndarray, step: int) -> list[np.ndarray]:
     """The logits [s, voc] in float32 of each row of token ids [n, s], of which `step` are run at a time."""
     deployment = engine.deployment
     platform, among = deployment.platform, [deployment.sharding]
-    store = TensorStore.open(engine.checkpoint.folder)
+    store = TensorStore.open(engine.checkpoint.folder.url, engine.checkpoint.folder.vfs)
     weights = load(deployment.model, store, platform, shardings=among)
 
     def forward(

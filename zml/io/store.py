@@ -29,7 +29,7 @@ class TensorStore:
         self.entries = entries
 
     @staticmethod
-    def open(path: Path | str) -> "TensorStore":
+    def open(path: Path | str, vfs: Any = None) -> "TensorStore":
         """Opens a safetensors file, or a folder: its model.safetensors, or what model.safetensors.index.json names.
 
         Raises CheckpointError where none is there, a header is out of order, or index and files disagree,

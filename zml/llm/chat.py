@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from zml.errors import CheckpointError
 from zml.llm.checkpoint import read_json
+from zml.vfs import Folder
 
 Message = dict[str, str]
 """`role` (system, user, assistant) and `content`."""
@@ -28,7 +29,7 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cl
 class ChatTemplate:
     """Renders messages to the text that the model expects before its answer."""
 
-    def __init__(self, source: str, where: Path, special: dict[str, str]) -> None:
+    def __init__(self, source: str, where: str, special: dict[str, str]) -> None:
         self._where = where
         self._special = special
         environment = ImmutableSandboxedEnvironment(
@@ -45,17 +46,19 @@ class ChatTemplate:
             ) from error
 
     @staticmethod
-    def open(folder: Path) -> "ChatTemplate | None":
+    def open(folder: Folder | str | Path) -> "ChatTemplate | None":
         """The template in chat_template.jinja, else in tokenizer_config.json; None where there is none."""
-        path = folder / "tokenizer_config.json"
-        config = read_json(path)
+        folder = Folder.of(folder)
+        config = read_json(folder, "tokenizer_config.json")
         special = {name: text for name in _SPECIAL if (text := _token_text(config.get(name)))}
-        own_file = folder / "chat_template.jinja"
-        if own_file.is_file():
+        own = folder.read("chat_template.jinja")
+        if own is not None:
+            path = folder.join("chat_template.jinja")
             try:
-                return ChatTemplate(own_file.read_text("utf-8"), own_file, special)
-            except (OSError, UnicodeDecodeError) as error:
-                raise CheckpointError(f"{own_file}: cannot be read: {error}") from error
+                return ChatTemplate(own.decode("utf-8"), path, special)
+            except UnicodeDecodeError as error:
+                raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        path = folder.join("tokenizer_config.json")
         source = config.get("chat_template")
         if isinstance(source, list):  # named templates; the one for plain chat is called default
             named = (t for t in source if isinstance(t, dict) and t.get("name") == "default")

@@ -8,7 +8,7 @@ import pytest
 from zml.errors import CheckpointError
 from zml.llm.chat import ChatTemplate, Message
 
-_WHERE = Path("model/chat_template.jinja")
+_WHERE = "model/chat_template.jinja"
 _CHAT: list[Message] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": 'Ünïcode & <b>"q"</b>'},

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zml.errors import CheckpointError, ConfigError, UnsupportedError
+from zml.errors import CheckpointError, ConfigError
+from zml.vfs import Folder, Vfs
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -15,27 +16,21 @@ _DTYPES = ("float32", "bfloat16", "float16")
 class Checkpoint:
     """The parsed JSON of a checkpoint folder; weights and tokenizer are opened by whoever needs them."""
 
-    folder: Path
+    folder: Folder
     config: dict[str, Any]
     generation_config: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def open(model: str) -> "Checkpoint":
-        """Opens a local folder. Raises CheckpointError (missing, empty, damaged), UnsupportedError (a URL)."""
-        if "://" in model:
-            scheme = model.split("://", 1)[0]
-            raise UnsupportedError(
-                f"--model={model}: the scheme {scheme!r} is not supported yet, only local folders are; "
-                "download the checkpoint and give its folder"
-            )
-        folder = Path(os.path.expanduser(model))  # noqa: PTH111  # Path's raises for an unknown user
-        if not folder.is_dir():
-            what = "is a file" if folder.exists() else "does not exist"
-            raise CheckpointError(
-                f"--model={model}: {what}; expected a folder with config.json, *.safetensors and tokenizer.json"
-            )
-        config = read_json(folder / "config.json", required=True)
-        return Checkpoint(folder, config, read_json(folder / "generation_config.json"))
+    def open(model: str, vfs: Vfs | None = None) -> "Checkpoint":
+        """Opens a folder, local or of any scheme of `vfs` (which stays the caller's; by default one of its own).
+
+        Raises CheckpointError (missing, empty, damaged), and what the scheme raises for what cannot be read.
+        """
+        home = os.path.expanduser(model)  # noqa: PTH111  # Path's raises for an unknown user
+        folder = Folder(model if "://" in model else home, vfs)
+        folder.check(f"--model={model}")
+        config = read_json(folder, "config.json", required=True)
+        return Checkpoint(folder, config, read_json(folder, "generation_config.json"))
 
     @property
     def stored_dtype(self) -> str:
@@ -55,18 +50,18 @@ class Checkpoint:
         )
 
 
-def read_json(path: Path, required: bool = False) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where the file is absent and not required."""
-    if not path.is_file():
-        if required:
-            raise CheckpointError(
-                f"{path}: missing; expected a checkpoint folder as Hugging Face publishes it"
-            )
+def read_json(folder: Folder | str | Path, name: str, required: bool = False) -> dict[str, Any]:
+    """The JSON object in a file of a folder; an empty one where the file is absent and not required."""
+    folder = Folder.of(folder)
+    if required:
+        content = folder.need(name, "expected a checkpoint folder as Hugging Face publishes it")
+    elif (found := folder.read(name)) is None:
         return {}
+    else:
+        content = found
+    path = folder.join(name)
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):

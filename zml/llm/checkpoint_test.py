@@ -6,6 +6,8 @@ import pytest
 
 from zml.errors import CheckpointError, ConfigError, UnsupportedError
 from zml.llm.checkpoint import Checkpoint, read_json
+from zml.vfs import Vfs
+from zml.vfs.memory import MemoryFileSystem
 
 
 def _write(folder: Path, config: Any, generation_config: Any = None) -> Checkpoint:
@@ -15,12 +17,28 @@ def _write(folder: Path, config: Any, generation_config: Any = None) -> Checkpoi
     return Checkpoint.open(str(folder))
 
 
-@pytest.mark.parametrize("url", ["hf://a/b", "https://h/x", "s3://b/k"])
-def test_a_url_is_refused_by_its_scheme(url: str) -> None:
+def test_a_folder_of_any_scheme(tmp_path: Path) -> None:
+    files = {
+        "bucket/model/config.json": b'{"dtype": "float16"}',
+        "bucket/model/generation_config.json": b"[]",
+    }
+    vfs = Vfs(schemes={"memory": lambda _: MemoryFileSystem(files)})
     with pytest.raises(
-        UnsupportedError, match=f"scheme '{url.split(':')[0]}' is not supported yet"
+        CheckpointError, match=r"^memory://bucket/model/generation_config.json: holds"
     ):
-        Checkpoint.open(url)
+        Checkpoint.open("memory://bucket/model", vfs)
+    with pytest.raises(
+        CheckpointError, match=r"none/config.json: .*; expected a checkpoint folder as"
+    ):
+        Checkpoint.open("memory://none", vfs)
+    files["bucket/model/generation_config.json"] = b"{}"
+    vfs.close()
+    assert Checkpoint.open("memory://bucket/model", vfs).stored_dtype == "float16"
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="scheme 'ftp' is not known"):
+        Checkpoint.open("ftp://host/model")
 
 
 def test_what_is_no_folder_is_said_to_be_none(tmp_path: Path) -> None:
@@ -64,7 +82,7 @@ def test_damaged_json_names_its_file(name: str, content: bytes, said: str, tmp_p
 
 
 def test_a_file_that_is_not_required_may_be_absent(tmp_path: Path) -> None:
-    assert read_json(tmp_path / "none.json") == {}
+    assert read_json(tmp_path, "none.json") == {}
 
 
 @pytest.mark.parametrize(

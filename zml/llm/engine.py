@@ -20,6 +20,7 @@ from zml.model_tree import byte_size
 from zml.models import Decoder, architecture
 from zml.platform import Platform
 from zml.tokenizer import StopFilter, TextStream, Tokenizer
+from zml.vfs import Vfs
 
 _LOG = log.get("llm")
 DEFAULT_SEQLEN = 2048
@@ -75,18 +76,20 @@ class Engine:
         backend: str = "auto",
         quantize: str = "none",
         executables: str | Path | None = None,
+        vfs: Vfs | None = None,
     ) -> "Engine":
-        """Reads config and headers of a local checkpoint folder, and checks them against each other.
+        """Reads config and headers of a checkpoint folder, a path or a URL, and checks them against each other.
 
         dtype: auto, float32, bfloat16 or float16, what weights, activations and KV cache are held in. `auto` is what
         the checkpoint stores; float32 on a cpu without native kernels, where XLA's products of 16-bit numbers are many
         times slower. seqlen: the context in tokens. backend: auto, or an attention backend. quantize: none, int8 or
         int4, what weights are quantized to as they are loaded; embeddings, norms and biases are not. executables: a
         folder of compiled programs (`save_programs`, or tools/compile) to take instead of compiling.
+        vfs: what the checkpoint is read through; by default one of its own.
         """
         if quantize not in QUANTIZE:
             raise UsageError(f"--quantize={quantize}: expected one of {', '.join(QUANTIZE)}")
-        checkpoint = Checkpoint.open(model)
+        checkpoint = Checkpoint.open(model, vfs)
         arch = architecture(checkpoint.config.get("model_type"))
         config = arch.read_config(checkpoint.config)
         stored = checkpoint.stored_dtype
@@ -101,7 +104,7 @@ class Engine:
                 f"--seqlen={seqlen}: the model was made for at most {config.max_positions} positions "
                 "(max_position_embeddings in config.json)"
             )
-        store = TensorStore.open(checkpoint.folder)
+        store = TensorStore.open(checkpoint.folder.url, checkpoint.folder.vfs)
         view = store.view(dtype, quantize=None if quantize == "none" else quantize)
         deployment = Deployment.of(platform, arch, config, view, seqlen, backend)
         store.check(deployment.model)
@@ -119,7 +122,7 @@ class Engine:
     @property
     def has_tokenizer(self) -> bool:
         """Whether the checkpoint comes with a tokenizer.json."""
-        return (self.checkpoint.folder / "tokenizer.json").is_file()
+        return self.checkpoint.folder.has("tokenizer.json")
 
     @property
     def has_chat_template(self) -> bool:
@@ -134,8 +137,8 @@ class Engine:
         """Token ids of the prompt for the assistant's next message."""
         if self._template is None:
             raise CheckpointError(
-                f"{self.checkpoint.folder}: the checkpoint has no chat template (chat_template.jinja, or chat_template "
-                "in tokenizer_config.json); use --raw to continue a text"
+                f"{self.checkpoint.folder.url}: the checkpoint has no chat template (chat_template.jinja, or "
+                "chat_template in tokenizer_config.json); use --raw to continue a text"
             )
         text = self._template.render(messages)
         return self._need_tokenizer().encode(text, add_special_tokens=False)

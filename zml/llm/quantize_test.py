@@ -40,7 +40,7 @@ def _write(folder: Path, config: dict[str, Any], arrays: dict[str, np.ndarray]) 
 def _logits(engine: Engine) -> np.ndarray:
     deployment = engine.deployment
     among = [deployment.sharding]
-    store = TensorStore.open(engine.checkpoint.folder)
+    store = TensorStore.open(engine.checkpoint.folder.url, engine.checkpoint.folder.vfs)
     weights = load(deployment.model, store, deployment.platform, shardings=among)
 
     def forward(model: Decoder, tokens: Tensor) -> Tensor:

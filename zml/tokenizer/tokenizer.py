@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from zml.errors import CheckpointError, UsageError
+from zml.vfs import Folder
 
 
 class Tokenizer:
@@ -15,19 +16,17 @@ class Tokenizer:
         self._backend = backend
 
     @staticmethod
-    def open(folder: Path, vocab_size: int) -> "Tokenizer":
+    def open(folder: Folder | str | Path, vocab_size: int) -> "Tokenizer":
         """Reads tokenizer.json. Raises CheckpointError where it is missing, damaged, or has ids beyond the model's
         `vocab_size` embeddings."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(
-                f"{path}: missing; zml reads tokenizers in the tokenizer.json format. "
-                "Without one, give the prompt as --prompt_token_ids"
-            )
+        folder = Folder.of(folder)
+        path = folder.join("tokenizer.json")
+        content = folder.need(
+            "tokenizer.json",
+            "zml reads tokenizers in the tokenizer.json format. Without one, give the prompt as --prompt_token_ids",
+        )
         try:
-            backend = Backend.from_buffer(path.read_bytes())
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+            backend = Backend.from_buffer(content)
         except Exception as error:  # the library raises bare Exception for a damaged file
             raise CheckpointError(f"{path}: not a tokenizer: {error!s:.300}") from error
         backend.no_truncation()

@@ -50,7 +50,7 @@ class LocalFileSystem(FileSystem):
     """What the operating system has mounted."""
 
     def __init__(self, options: Options) -> None:
-        del options
+        del options  # nothing to be patient with
 
     def open(self, url: str) -> File:
         """Opens a regular file."""
@@ -82,7 +82,10 @@ class LocalFileSystem(FileSystem):
 
 def local_path(url: str) -> Path:
     """The path of a file:// URL, or of a path."""
-    return Path(unquote(url.removeprefix("file://"))) if url.startswith("file://") else Path(url)
+    path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
+    if "\0" in path:
+        raise NotFoundError(f"{url!r}: a path has no NUL in it")
+    return Path(path)
 
 
 def failure(url: str, error: OSError) -> ReadError:
