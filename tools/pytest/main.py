@@ -1,7 +1,9 @@
 """Runs pytest as Bazel runs a test: its environment says where results and temporary files go."""
 
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,4 +24,8 @@ if __name__ == "__main__":
     sys.dont_write_bytecode = True
     if "TEST_TMPDIR" in os.environ:
         os.environ["HOME"] = os.environ["TEST_TMPDIR"]
-    sys.exit(pytest.main([*arguments(dict(os.environ)), *sys.argv[1:]]))
+    code = pytest.main([*arguments(dict(os.environ)), *sys.argv[1:]])
+    if "TEST_TMPDIR" in os.environ:
+        # Bazel does the same, but ends itself at a name that its locale cannot hold.
+        shutil.rmtree(Path(os.environ["TEST_TMPDIR"], "pytest"), ignore_errors=True)
+    sys.exit(code)

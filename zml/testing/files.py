@@ -26,9 +26,15 @@ def tensors(arrays: Mapping[str, np.ndarray]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, array in arrays.items():
-        begin, data = len(data), data + array.tobytes()
+        dtype = DType.of(array.dtype)
+        raw = array.tobytes()
+        if dtype.bits == 4:
+            # On the host an element takes a byte; the format has two in one, the first in the low bits.
+            halves = np.frombuffer(raw, np.uint8) & 15
+            raw = (halves[::2] | halves[1::2] << 4).tobytes()
+        begin, data = len(data), data + raw
         header[name] = {
-            "dtype": _NAMES[DType.of(array.dtype)],
+            "dtype": _NAMES[dtype],
             "shape": list(array.shape),
             "data_offsets": [begin, len(data)],
         }

@@ -8,8 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from zml.errors import CancelledError
+from zml.vfs.urls import unquoted
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Checksum:
     """What a source says of a file's whole content."""
 
     algorithm: str
-    """sha256, md5, crc32 or crc32c."""
+    """sha256, sha1, md5, crc32, crc32c or crc64nvme."""
     digest: bytes
 
 
@@ -62,8 +64,8 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
-        return self.url.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
+        """The last part of the path, as people write it."""
+        return unquoted(self.url).rstrip("/").rsplit("/", 1)[-1]
 
 
 class Cancellation:
@@ -148,7 +150,7 @@ class File(ABC):
     def close(self) -> None:  # noqa: B027  # most hold nothing
         """Gives back what it holds; reading ends with an error afterwards."""
 
-    def __enter__(self) -> File:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

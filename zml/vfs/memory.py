@@ -19,6 +19,7 @@ class MemoryFile(File):
         self.etag = digest.hexdigest()
         self.checksum = Checksum("sha256", digest.digest())
         self._content = content
+        self._closed = False
 
     def read_into(
         self, offset: int, buffer: memoryview, cancellation: Cancellation | None = None
@@ -26,11 +27,17 @@ class MemoryFile(File):
         """Copies."""
         if cancellation is not None:
             cancellation.check()
+        if self._closed:
+            raise ReadError(f"{self.url}: read after it was closed")
         if offset + len(buffer) > self.size:
             raise ReadError(
                 f"{self.url}: bytes to {offset + len(buffer)} were asked for, it has {self.size}"
             )
         buffer[:] = self._content[offset : offset + len(buffer)]
+
+    def close(self) -> None:
+        """Ends reading."""
+        self._closed = True
 
 
 class MemoryFileSystem(FileSystem):

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from zml.errors import UsageError
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _MAGIC = re.compile(r"[*?\[]")
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s]*@")
+_QUERY = re.compile(r"(https?://[^\s?#'\"]*\?)[^\s'\"]+", re.IGNORECASE)
 
 
 def scheme(url: str) -> str:
@@ -44,10 +47,31 @@ def join(base: str, name: str) -> str:
     return f"{found[0]}{host}/{'/'.join(parts)}{end}"
 
 
+def child(folder: str, name: str) -> str:
+    """The URL of what a listing calls `name`, which file URLs quote."""
+    quoting = scheme(folder) == "file" and _SCHEME.match(folder)
+    return f"{folder.rstrip('/')}/{quote(name) if quoting else name}"
+
+
+def unquoted(url: str) -> str:
+    """As people write it: what http and file URLs quote (%20) in their own characters, without query and fragment."""
+    kind = scheme(url)
+    if kind in ("http", "https"):
+        return unquote(re.split(r"[?#]", url, maxsplit=1)[0])
+    return unquote(url) if kind == "file" and _SCHEME.match(url) else url
+
+
+def redacted(text: str) -> str:
+    """The text, with what may be secret in its URLs left out: user and password, and queries, which may be signed."""
+    return _QUERY.sub(r"\1...", _CREDENTIALS.sub("", text))
+
+
 def has_pattern(url: str) -> bool:
     """Whether its path has a *, ? or [ of a pattern. A "?" in an http URL begins a query, and is none."""
-    path = url.split("?", 1)[0] if scheme(url) in ("http", "https") else url
-    return bool(_MAGIC.search(path))
+    if scheme(url) in ("http", "https"):
+        # The host may be a number of IPv6, in brackets.
+        return bool(_MAGIC.search(url.split("?", 1)[0].partition("://")[2].partition("/")[2]))
+    return bool(_MAGIC.search(url))
 
 
 def glob(
@@ -59,15 +83,20 @@ def glob(
     found = _SCHEME.match(pattern)
     start = found.end() if found else 0
     parts = pattern[start:].split("/")
-    fixed = next((i for i, part in enumerate(parts) if _MAGIC.search(part)), len(parts))
+    web = found is not None and found[1].lower() in ("http", "https")
+    fixed = next((i for i, part in enumerate(parts) if _MAGIC.search(part) and (i or not web)), 0)
     if found and fixed == 0:
-        raise UsageError(f"{pattern}: the host or bucket of a pattern must be given as it is")
+        raise UsageError(
+            f"{redacted(pattern)}: the host or bucket of a pattern must be given as it is"
+        )
     base = pattern[:start] + "/".join(parts[:fixed])
     if not base.endswith("/"):
         base = base + "/" if base or not found else base
     if not base and not found:
         base = "."
-    yield from _match(base, parts[fixed:], list, walk)
+    quoted = web or (found is not None and found[1].lower() == "file")
+    rest = [unquote(part) if quoted else part for part in parts[fixed:]]
+    yield from _match(base, rest, list, walk)
 
 
 def _match(
@@ -79,9 +108,9 @@ def _match(
     first, rest = parts[0], parts[1:]
     if first == "**":
         expression = re.compile(_expression(parts))
-        prefix = base.rstrip("/") + "/"
+        prefix = unquoted(base.rstrip("/") + "/")
         for entry in walk(base):
-            if expression.fullmatch(entry.url.removeprefix(prefix)):
+            if expression.fullmatch(unquoted(entry.url).removeprefix(prefix)):
                 yield entry
         return
     for entry in list(base):

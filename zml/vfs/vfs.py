@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from zml.errors import NotFoundError, ReadError, UnsupportedError
 from zml.vfs import urls
 from zml.vfs.base import Entry, File, FileSystem, Options
+from zml.vfs.file import LocalFile
+from zml.vfs.memory import MemoryFile
+
+if TYPE_CHECKING:
+    from zml.vfs.cache import DiskCache
 
 Factory = Callable[[Options], FileSystem]
 _SMALL = 256 << 20
@@ -30,6 +36,7 @@ class Vfs:
         self.options = options or Options()
         self._factories = dict(SCHEMES if schemes is None else schemes)
         self._systems: dict[str, FileSystem] = {}
+        self._cache: DiskCache | None = None
         self._lock = threading.Lock()
 
     def register(self, scheme: str, factory: Factory) -> None:
@@ -46,14 +53,24 @@ class Vfs:
                 if factory is None:
                     known = ", ".join(f"{name}://" for name in self._factories)
                     raise UnsupportedError(
-                        f"{url}: the scheme {scheme!r} is not known; expected a path, or one of {known}"
+                        f"{urls.redacted(url)}: the scheme {scheme!r} is not known; expected a path, or one of {known}"
                     )
                 self._systems[scheme] = factory(self.options)
             return self._systems[scheme]
 
     def open(self, url: str) -> File:
-        """Opens a file for reading. Raises NotFoundError, AccessError, ReadError, UnsupportedError."""
-        return self.system(url).open(url)
+        """Opens a file for reading: with Options.cache a copy on disk, made now if there is none.
+
+        Raises NotFoundError, AccessError, ReadError, UnsupportedError.
+        """
+        file = self.system(url).open(url)
+        if self.options.cache is None or isinstance(file, LocalFile | MemoryFile):
+            return file
+        from zml.vfs.cache import DiskCache
+
+        with self._lock:
+            cache = self._cache = self._cache or DiskCache(self.options.cache, self.options)
+        return cache.file(file)
 
     def stat(self, url: str) -> Entry:
         """What is at a URL. Raises as `open` does."""
@@ -89,7 +106,7 @@ class Vfs:
         with self.open(url) as file:
             if file.size > limit:
                 raise ReadError(
-                    f"{url}: {file.size} bytes, expected at most {limit}: is it the file that was meant?"
+                    f"{urls.redacted(url)}: {file.size} bytes, expected at most {limit}: is it the file that was meant?"
                 )
             return file.read()
 
@@ -97,6 +114,9 @@ class Vfs:
         """Closes every connection. The Vfs can be used again afterwards."""
         with self._lock:
             systems, self._systems = list(self._systems.values()), {}
+            cache, self._cache = self._cache, None
+        if cache is not None:
+            cache.close()
         for system in systems:
             system.close()
 

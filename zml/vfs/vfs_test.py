@@ -1,9 +1,10 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from zml.errors import NotFoundError, UnsupportedError
-from zml.vfs import File, Vfs, join
+from zml.vfs import Entry, File, Vfs, join, urls
 from zml.vfs.memory import MemoryFileSystem
 
 _FILES = {"a/b/c.txt": b"abc", "a/d.json": b"{}", "a/b/e/f.txt": b"ffff", "top": b""}
@@ -47,6 +48,38 @@ def test_names_are_joined_to_their_folder(base: str, name: str, expected: str) -
 def test_patterns_match_within_parts_and_over_them(pattern: str, expected: list[str]) -> None:
     found = [entry.url.removeprefix("memory://") for entry in _vfs().glob(pattern)]
     assert found == expected
+
+
+def test_patterns_of_web_servers() -> None:
+    listed = {
+        "http://[::1]/m": ["http://[::1]/m/a%20b.txt", "http://[::1]/m/c/"],
+        "http://[::1]/m/c/": ["http://[::1]/m/c/d.txt"],
+    }
+
+    def found(pattern: str) -> list[str]:
+        def entries(url: str) -> Iterator[Entry]:
+            return (Entry(x) for x in listed[url if url in listed else url.rstrip("/")])
+
+        def walked(url: str) -> Iterator[Entry]:
+            return (Entry(x) for each in listed.values() for x in each if not x.endswith("/"))
+
+        return [entry.name for entry in urls.glob(pattern, entries, walked)]
+
+    assert not urls.has_pattern("http://[::1]:80/m/a?b=*")
+    assert urls.has_pattern("http://[::1]:80/m/*.txt?b")
+    assert found("http://[::1]/m/a b*") == found("http://[::1]/m/a%20b*") == ["a b.txt"]
+    assert found("http://[::1]/m/*/d.txt") == ["d.txt"]
+    assert found("http://[::1]/m/**/*.txt") == ["a b.txt", "d.txt"]
+
+
+def test_names_are_as_people_write_them() -> None:
+    for url, name in (
+        ("http://h/a%20b?c#d", "a b"),
+        ("file:///a/b%25/", "b%"),
+        ("/a/b%25", "b%25"),
+        ("s3://b/a%20b?c", "a%20b?c"),
+    ):
+        assert Entry(url).name == name
 
 
 def test_a_local_pattern(tmp_path: Path) -> None:

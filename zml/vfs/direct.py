@@ -1,0 +1,102 @@
+"""What the operating system offers to read a file past its cache, or to know what is in it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+import threading
+from functools import cache
+
+PAGE = 4096
+"""Fits every medium: what the system asks of direct reads is a divisor of it, or is not served."""
+
+_AT_EMPTY_PATH = 0x1000
+_STATX_DIOALIGN = 0x2000
+_SYS_CACHESTAT = 451  # the same number on every architecture
+_F_NOCACHE = 48  # of macOS
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("size", ctypes.c_uint64))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def open_direct(fd: int, path: os.PathLike[str] | str) -> tuple[int, int] | None:
+    """A second descriptor of an opened file, which goes past the page cache, and the alignment that it asks for.
+
+    None where the filesystem has no such reads, or another file is at the path by now.
+    """
+    flag = getattr(os, "O_DIRECT", 0)
+    align = alignment(fd) if flag else 1
+    if align is None or not (flag or sys.platform == "darwin"):
+        return None
+    try:
+        direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flag)
+    except OSError:  # EINVAL: the filesystem refuses
+        return None
+    if not os.path.samestat(os.fstat(direct), os.fstat(fd)):
+        os.close(direct)
+        return None
+    if not flag:
+        import fcntl
+
+        fcntl.fcntl(direct, _F_NOCACHE, 1)
+    return direct, align
+
+
+def alignment(fd: int) -> int | None:
+    """What offset, size and address of a direct read must be a multiple of; None where there are no direct reads."""
+    found = (ctypes.c_char * 256)()
+    try:
+        failed = _libc().statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found)
+    except AttributeError:  # a C library without it
+        return PAGE
+    (mask,) = struct.unpack_from("=I", found.raw, 0)
+    if failed or not mask & _STATX_DIOALIGN:
+        return PAGE
+    memory, offset = struct.unpack_from("=II", found.raw, 152)
+    # No direct reads of this file, or such as are not worth the trouble.
+    return max(memory, offset) if memory and offset and max(memory, offset) <= PAGE else None
+
+
+def cached(fd: int, offset: int, size: int) -> int | None:
+    """Bytes of a range whose pages are in the page cache; None where the system does not say.
+
+    It starts no readahead. (A read with RWF_NOWAIT does, of all that it asks for: what is then read directly would be
+    read twice.)
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    asked, counts = _Range(offset, size), (ctypes.c_uint64 * 5)()
+    # Fails before Linux 6.5, and for files that are neither ours nor writable.
+    if _libc().syscall(_SYS_CACHESTAT, fd, ctypes.byref(asked), ctypes.byref(counts), 0):
+        return None
+    first, end = offset // PAGE * PAGE, -(-(offset + size) // PAGE) * PAGE
+    return size if counts[0] * PAGE >= end - first else min(counts[0] * PAGE, size - 1)
+
+
+def address(buffer: memoryview) -> int:
+    """Where writable memory is."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def copy(target: int, source: int, size: int) -> None:
+    """Copies memory by address; other threads go on meanwhile."""
+    ctypes.memmove(target, source, size)
+
+
+class Blocks(threading.local):
+    """A block of memory for each thread, aligned to a page."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        memory = bytearray(size + PAGE)
+        begin = -address(memoryview(memory)) % PAGE
+        self.view = memoryview(memory)[begin : begin + size]
+        self.address = address(self.view)
