@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,31 @@ class Source:
     part: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How one or several tensors are made of stored ones: by a function that is compiled for the devices."""
+
+    name: str
+    """What messages call what is made."""
+    function: Callable[..., Any]
+    """From Tensors to a Tensor, or a pytree of them."""
+    arguments: tuple[Any, ...]
+    """The declared Tensors that it is given, each with a source."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Where a declared tensor comes from if a recipe makes it: `part` is its number among the recipe's results."""
+
+    recipe: Recipe
+    part: int = 0
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.recipe.name
+
+
 class Declared(jax.ShapeDtypeStruct):
     """Shape and dtype for JAX, with what zml keeps of an input: its source, and the memory it will be in."""
 
@@ -67,7 +92,7 @@ class Declared(jax.ShapeDtypeStruct):
         self,
         dims: tuple[int, ...],
         dtype: Any,
-        source: Source | None = None,
+        source: Source | Derived | None = None,
         memory: str | None = None,
     ) -> None:
         super().__init__(dims, dtype)  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zml.declared import Declared, Source
+from zml.declared import Declared, Derived, Source
 from zml.dtypes import DType
 from zml.errors import ShapeError
 from zml.ops import _args, arithmetic, elementwise, indexing, linalg, reduction, shaping, sorting
@@ -71,7 +71,7 @@ class Tensor:
         dtype: Any = None,
         *,
         memory: str | None = None,
-        source: Source | None = None,
+        source: Source | Derived | None = None,
     ) -> Tensor:
         """An input of a program to come: `Tensor.declare(shape)` or `Tensor.declare({"s": 16}, "i32")`.
 
@@ -92,8 +92,8 @@ class Tensor:
         return isinstance(self._value, jax.ShapeDtypeStruct)
 
     @property
-    def source(self) -> Source | None:
-        """Where a declared tensor's elements are in a checkpoint, if they are in one."""
+    def source(self) -> Source | Derived | None:
+        """Where a declared tensor's elements are in a checkpoint, or what makes them of others, if they are in one."""
         return self._value.source if isinstance(self._value, Declared) else None
 
     @property

@@ -11,6 +11,7 @@ import pytest
 
 import zml
 from platforms.sandbox import manifest
+from zml.io.writers import Writers
 from zml.pjrt import sandbox
 from zml.pjrt.host import Host
 
@@ -105,3 +106,24 @@ def test_the_manifest_is_of_the_files_there() -> None:
     assert [(entry.path, entry.size) for entry in listed.files] == [
         (LIBRARY, (SANDBOX / LIBRARY).stat().st_size)
     ]
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_arrays_are_built_from_bytes(platform: zml.Platform, staged: bool) -> None:
+    """Through the C API too: in the array's own memory, and in parts that are joined on the device."""
+    array = np.random.default_rng(1).standard_normal((64, 1024), np.float32)
+    shape = zml.Shape({"a": 64, "b": 1024}, "f32")
+    with Writers(platform.client, block_bytes=64 << 10, blocks=2, staged=staged) as writers:
+        building = writers.array("w", shape, platform.where(shape))
+        (writer,) = building.writers
+        assert len(writer.parts) == (4 if staged else 1)
+        raw = array.tobytes()
+        for begin in reversed(range(0, len(raw), 10_000)):
+            writer.write(begin, raw[begin : begin + 10_000]).wait()
+        view = writer.view()
+        buffer = building.finish()
+    np.testing.assert_array_equal(np.asarray(buffer.array), array)
+    if view is not None:
+        address = np.frombuffer(view, np.uint8).ctypes.data
+        parts = {shard.data.unsafe_buffer_pointer() for shard in buffer.array.addressable_shards}
+        assert parts == {address}

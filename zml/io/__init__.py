@@ -2,7 +2,8 @@
 
 from zml.declared import Repeat
 from zml.io.load import load, stored_bytes
+from zml.io.progress import LoadReport
 from zml.io.store import TensorStore
 from zml.io.view import View
 
-__all__ = ["Repeat", "TensorStore", "View", "load", "stored_bytes"]
+__all__ = ["LoadReport", "Repeat", "TensorStore", "View", "load", "stored_bytes"]

@@ -1,34 +1,42 @@
 """Loading weights: from byte ranges of files to arrays on the platform's devices."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
-import numpy as np
+from jax.sharding import NamedSharding
 
 from zml import log
 from zml.buffer import Buffer
-from zml.declared import Quantized, Repeat
-from zml.io.memory import Slabs, aligned
-from zml.io.quantize import Quantizing, Scratch
-from zml.io.read import convert, read_into
-from zml.io.safetensors import STORED, Entry
+from zml.io.loading import Loading
+from zml.io.progress import LoadReport, Progress, terminal
+from zml.io.readers import Readers
 from zml.io.store import TensorStore, first_names
+from zml.io.transform import Compiler, stored_sources
 from zml.model_tree import is_leaf, leaves
+from zml.pjrt.client import Client
 from zml.shape import Shape
-from zml.sharding import Sharding, select
-from zml.tensor import Tensor
+from zml.sharding import Sharding
 from zml.units import binary_size
+from zml.vfs import Cancellation
 
 _LOG = log.get("io")
-_READERS = 4
 
 
-class Placer(Protocol):
+class Placer(Compiler, Protocol):
     """Where buffers go: a Platform."""
+
+    @property
+    def client(self) -> Client:
+        """What owns the devices."""
+
+    def where(
+        self, shape: Shape, sharding: Sharding | None = None, memory: str | None = None
+    ) -> NamedSharding:
+        """How a value of that shape is cut."""
 
     def put(
         self,
@@ -44,16 +52,34 @@ class Placer(Protocol):
 
 
 def load[M](
-    model: M, store: TensorStore, platform: Placer, *, shardings: Sequence[Sharding] | None = None
+    model: M,
+    store: TensorStore,
+    platform: Placer,
+    *,
+    shardings: Sequence[Sharding] | None = None,
+    progress: bool | None = None,
+    verify: bool | None = None,
+    cancellation: Cancellation | None = None,
+    report: LoadReport | None = None,
 ) -> M:
     """The model with every declared tensor replaced by a Buffer of its shape, in its place on the platform's devices.
 
     `shardings` are those to choose from, by default those registered with the platform. Floats are converted to the
-    element type that was declared. Everything is checked first: CheckpointError for missing tensors, shapes or dtypes
-    that do not fit, before memory is taken. Tensors of the checkpoint that the model does not use are logged. Beside
-    the buffers, the host holds four tensors at a time, and of those that are quantized a few MB of rows.
+    element type that was declared. Of each file only those bytes are read that devices of this process have a use for,
+    each once; beside the buffers, the host holds some MB for each reader.
+
+    progress: whether a bar is drawn on stderr; by default on a terminal, for what takes more than a second.
+    verify: whether files that come with a checksum are read whole and compared with it. By default those are whose
+    checksum costs next to nothing (CRC) and of which all is read anyway; True is for every file, False for none.
+    cancellation: ends the load from another thread. Ctrl-C ends one in the main thread by itself. report: filled with
+    what was read.
+
+    Everything is checked first: CheckpointError for missing tensors, shapes or dtypes that do not fit, before memory is
+    taken. Then ReadError and its kinds for what cannot be read, or changes meanwhile, CorruptedError for what is not
+    what its checksum says, CancelledError. Tensors of the checkpoint that the model does not use are logged.
     """
     began = time.perf_counter()
+    report = report if report is not None else LoadReport()
     declared, tree = jax.tree.flatten(model, is_leaf=is_leaf)
     unused = [name for name in store.check(model) if not name.endswith("rotary_emb.inv_freq")]
     if unused:
@@ -62,23 +88,20 @@ def load[M](
             len(unused),
             first_names(unused),
         )
-
-    buffers: list[Buffer | None] = [None] * len(declared)
-
-    def put(index: int, host: np.ndarray[Any, Any]) -> None:
-        tensor = declared[index]
-        buffers[index] = platform.put(
-            host,
-            tensor.shape,
-            sharding=select(shardings, tensor.shape) if shardings else None,
-            memory=tensor.memory,
-            zero_copy=True,
-        ).wait()
-
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="zml-load") as pool:
-        for _ in pool.map(lambda job: job(), _jobs(declared, store, put)):
-            pass
-    seconds = time.perf_counter() - began
+    with Loading(declared, store, platform, shardings, verify) as loading:
+        report.bytes_needed, report.files = loading.needed, len(loading.files)
+        bar = Progress(loading.needed, report, terminal(progress), began)
+        start, most = loading.streams()
+        readers = Readers(
+            loading.works(bar), start, most, done=lambda: report.bytes_read, tick=bar.draw
+        )
+        try:
+            readers.run(cancellation)
+        finally:
+            bar.clear()
+        buffers = loading.result(cancellation)
+    report.seconds = seconds = time.perf_counter() - began
+    report.readers = readers.most
     total = stored_bytes(model, store)
     _LOG.info(
         "Loaded weights [%s, %.3fs, %s/s]",
@@ -86,78 +109,19 @@ def load[M](
         seconds,
         binary_size(total / seconds),
     )
+    _LOG.debug(
+        "Read %s of the %s that the devices need, from %d files, with up to %d readers; the first after %.1f ms",
+        binary_size(report.bytes_read),
+        binary_size(report.bytes_needed),
+        report.files,
+        report.readers,
+        1e3 * (report.first_byte_seconds or 0),
+    )
     loaded: M = jax.tree.unflatten(tree, buffers)
     return loaded
 
 
 def stored_bytes(model: Any, store: TensorStore) -> int:
     """Bytes on disk of a model's tensors."""
-    names = {leaf.source.name for leaf in leaves(model) if leaf.source is not None}
+    names = {source.name for leaf in leaves(model) for _, source in stored_sources(leaf)}
     return sum(store.entries[name].end - store.entries[name].begin for name in names)
-
-
-def _jobs(
-    declared: Sequence[Tensor],
-    store: TensorStore,
-    put: Callable[[int, np.ndarray[Any, Any]], None],
-) -> list[Callable[[], None]]:
-    """What is to be done, each by one thread: a tensor, or some rows of one that is quantized."""
-    jobs: list[Callable[[], None]] = []
-    scratch, slabs = Scratch(), Slabs()
-    # The parts of a quantized tensor come from one reading.
-    parts: dict[tuple[str, Quantized], list[int]] = {}
-    for index, tensor in enumerate(declared):
-        source = tensor.source
-        assert source is not None
-        if source.quantized is not None:
-            parts.setdefault((source.name, source.quantized), []).append(index)
-
-    def whole(index: int) -> None:
-        tensor = declared[index]
-        source = tensor.source
-        assert source is not None
-        host = slabs.array(tensor.shape.dims, tensor.dtype.numpy)
-        _read(store.entries[source.name], source.name, tensor.shape, source.repeat, host)
-        put(index, host)
-
-    def rows(quantizing: Quantizing, first: int, indices: Sequence[int]) -> None:
-        packed = quantizing.take(first)
-        for index in indices if packed is not None else ():
-            source = declared[index].source
-            assert source is not None
-            put(index, getattr(packed, source.part))
-
-    for index, tensor in enumerate(declared):
-        source = tensor.source
-        assert source is not None
-        if source.quantized is None:
-            jobs.append(partial(whole, index))
-            continue
-        indices = parts[source.name, source.quantized]
-        if index != indices[0]:
-            continue
-        quantizing = Quantizing(
-            store.entries[source.name], source.name, source.quantized, scratch, slabs
-        )
-        jobs += [partial(rows, quantizing, first, indices) for first in quantizing.chunks()]
-    return jobs
-
-
-def _read(
-    entry: Entry, name: str, shape: Shape, repeat: Repeat | None, host: np.ndarray[Any, Any]
-) -> None:
-    """Fills an array of the declared shape and type with a stored tensor."""
-    dtype = STORED[entry.dtype].numpy
-    if repeat is None and dtype == host.dtype:
-        read_into(host, entry, name)
-        return
-    stored = aligned(entry.shape, dtype)
-    read_into(stored, entry, name)
-    if repeat is None:
-        convert(stored.reshape(host.shape), host)
-        return
-    once = shape.set(**{repeat.tag: shape.dim(repeat.tag) // repeat.times})
-    axis = shape.axis(repeat.tag)
-    grouped = host.reshape(*once.dims[: axis + 1], repeat.times, *once.dims[axis + 1 :])
-    for copy in range(repeat.times):
-        convert(stored.reshape(once.dims), grouped[(slice(None),) * (axis + 1) + (copy,)])

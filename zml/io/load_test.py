@@ -11,7 +11,7 @@ import pytest
 
 from zml.buffer import Buffer
 from zml.declared import Repeat
-from zml.errors import CheckpointError
+from zml.errors import CheckpointError, ReadError
 from zml.io import TensorStore, View, stored_bytes
 from zml.io import load as load_model
 from zml.model_tree import model, static
@@ -206,15 +206,18 @@ def test_a_file_cut_between_opening_and_reading_is_an_error(tmp_path: Path) -> N
     arrays = _arrays()
     store = files.store(tmp_path, arrays)
     os.truncate(tmp_path / "model.safetensors", store.entries["c"].begin + 100)
-    with pytest.raises(CheckpointError, match=r"ended at byte \d+ while tensor '[c-j]' was read"):
+    said = r"(ended at byte \d+|was changed after it was opened).*\(while a, b, c, d and 6 more were read\)"
+    with pytest.raises(ReadError, match=said):
         load(_vectors(store.view(), *arrays), store, _platform())
 
 
-def test_a_file_that_vanishes_is_an_error(tmp_path: Path) -> None:
-    store = files.store(tmp_path, _arrays(1))
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
-        load(_vectors(store.view(), "a"), store, _platform())
+def test_what_was_opened_is_loaded_whatever_becomes_of_the_path(tmp_path: Path) -> None:
+    arrays = _arrays(1)
+    store = files.store(tmp_path, arrays)
+    (tmp_path / "model.safetensors").rename(tmp_path / "other")
+    files.store(tmp_path, {"b": np.ones(1, np.float32)})
+    loaded = load(_vectors(store.view(), "a"), store, _platform())
+    np.testing.assert_array_equal(loaded["a"].numpy(), arrays["a"])
 
 
 def test_the_log_says_what_was_read_and_what_was_not(

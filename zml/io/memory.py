@@ -4,12 +4,18 @@ import contextlib
 import math
 import mmap
 import threading
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 
+from zml.io import numa
+
 ALIGNMENT = 64
 """In bytes: PJRT's CPU client aliases memory that is so aligned, and copies other memory."""
+
+PAGE = 4096
+"""In bytes: memory whose address has the remainder of an offset in a file can be read directly."""
 
 _SLAB_BYTES = 64 << 20
 _HUGE_PAGE = 2 << 20
@@ -46,11 +52,49 @@ class Slabs:
             return self._slab[begin : begin + size].view(dtype).reshape(dims)
 
 
+class Layout[Key]:
+    """Memory whose needs are known before: slabs that end where the last of their arrays does.
+
+    Arrays that follow one another in a file do so in memory, so that one read fills several of them.
+    """
+
+    def __init__(self) -> None:
+        self._slots: dict[Key, tuple[int, int]] = {}
+        self._sizes: list[int] = []
+        self._current: dict[Hashable, int] = {}
+
+    def reserve(self, key: Key, size: int, begin: int, group: Hashable = None) -> None:
+        """Takes bytes which lie in a file from `begin` on: by file, with rising offsets. Again for a key is nothing.
+
+        Those of one `group` have slabs of their own, which go when they go.
+        """
+        if key in self._slots:
+            return
+        slab = self._current.get(group)
+        if slab is None or self._sizes[slab] >= _SLAB_BYTES:
+            slab = self._current[group] = len(self._sizes)
+            self._sizes.append(0)
+        used = self._sizes[slab]
+        # The address is aligned, and congruent to the offset as far as that leaves it: all of it, if that is aligned.
+        at = used + (begin - begin % ALIGNMENT - used) % PAGE
+        self._slots[key] = (slab, at)
+        self._sizes[slab] = at + -(-size // ALIGNMENT) * ALIGNMENT
+
+    def allocate(self) -> dict[Key, tuple[np.ndarray[Any, Any], int]]:
+        """The slab of each key, and where in it. No memory is taken before it is filled."""
+        slabs = [_slab(size) for size in self._sizes]
+        return {key: (slabs[number], at) for key, (number, at) in self._slots.items()}
+
+
 def _slab(size: int) -> np.ndarray[Any, Any]:
+    """Huge pages, but for the end that would not fill one."""
     mapped = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    address = np.frombuffer(mapped, np.uint8).ctypes.data
+    begin = -address % _HUGE_PAGE
+    whole = size // _HUGE_PAGE * _HUGE_PAGE
+    if hasattr(mmap, "MADV_HUGEPAGE") and whole:
         with contextlib.suppress(OSError):  # a kernel without them
-            mapped.madvise(mmap.MADV_HUGEPAGE)
-    slab = np.frombuffer(mapped, np.uint8)
-    begin = -slab.ctypes.data % _HUGE_PAGE
-    return slab[begin : begin + size]
+            mapped.madvise(mmap.MADV_HUGEPAGE, begin, whole)
+    if len(nodes := numa.nodes()) > 1:
+        numa.spread(address + begin, size, nodes)
+    return np.frombuffer(mapped, np.uint8)[begin : begin + size]

@@ -1,17 +1,18 @@
 """Matrices that are quantized as they stream in: the packed arrays, and a few rows of the stored ones at a time."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from zml.declared import Quantized
 from zml.errors import CheckpointError
-from zml.io.memory import Slabs, aligned
-from zml.io.read import read_into
+from zml.io.memory import PAGE, Slabs
 from zml.io.safetensors import STORED, Entry
 from zml.kernels.cpu.formats import BLOCK, Format, Packed
 from zml.kernels.cpu.quantize import quantize_rows
+from zml.vfs.base import Cancellation, File
 
 _CHUNK_BYTES = 4 << 20
 """Of stored rows: what a thread holds beside the packed arrays, small enough for a processor's cache."""
@@ -23,22 +24,29 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
 
-    def array(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """An array that is valid until the thread's next call."""
-        size = shape[0] * shape[1] * dtype.itemsize
-        if self._bytes.size < size:
-            self._bytes = aligned((size,), np.dtype(np.uint8))
-        return self._bytes[:size].view(dtype).reshape(shape)
+    def array(self, size: int, begin: int) -> np.ndarray[Any, Any]:
+        """Bytes that are valid until the thread's next call, at an address congruent to an offset in a file."""
+        if self._bytes.size < size + PAGE:
+            self._bytes = np.empty(size + PAGE, np.uint8)
+        at = (begin - self._bytes.ctypes.data) % PAGE
+        return self._bytes[at : at + size]
 
 
 class Quantizing:
     """A stored matrix [n, columns] on its way into packed arrays. Threads may take its chunks in any order."""
 
     def __init__(
-        self, entry: Entry, name: str, how: Quantized, scratch: Scratch, slabs: Slabs
+        self,
+        entry: Entry,
+        file: File,
+        name: str,
+        how: Quantized,
+        scratch: Scratch,
+        slabs: Slabs,
     ) -> None:
+        self.file = file
+        self.name = name
         self._entry = entry
-        self._name = name
         self._how = how
         self._scratch = scratch
         self._slabs = slabs
@@ -56,15 +64,23 @@ class Quantizing:
         """The first rows of the chunks."""
         return list(range(0, self._rows, self._step)) or [0]
 
-    def take(self, first: int) -> Packed | None:
+    def begin(self, first: int) -> int:
+        """Where a chunk begins in the file."""
+        row = int(self._stored_rows(np.array([first]))[0])
+        return self._entry.begin + row * self._columns * self._dtype.itemsize
+
+    def take(
+        self, first: int, cancellation: Cancellation, seen: Callable[[int, memoryview], None]
+    ) -> Packed | None:
         """Reads and quantizes a chunk. The last one to be done gets the packed arrays.
 
-        Raises CheckpointError for a file that ends before, and for elements that are NaN or infinite.
+        `seen` is given what was read, with its offset in the file. Raises ReadError, and CheckpointError for elements
+        that are NaN or infinite.
         """
         with self._lock:
             # Not before there is something to fill them with: there is one of these for each weight of a model.
             packed = self._packed = self._packed or self._empty()
-        stored = self._read(first, min(first + self._step, self._rows))
+        stored = self._read(first, min(first + self._step, self._rows), cancellation, seen)
         at = first // BLOCK
         blocks = slice(at, at + -(-len(stored) // BLOCK))
         values, scales = packed.values[blocks], packed.scales[blocks]
@@ -80,12 +96,24 @@ class Quantizing:
         scales = self._slabs.array(f.scales_dims(*size), f.scales_dtype)
         return Packed(values, scales, *size, f)
 
-    def _read(self, first: int, end: int) -> np.ndarray[Any, Any]:
+    def _read(
+        self,
+        first: int,
+        end: int,
+        cancellation: Cancellation,
+        seen: Callable[[int, memoryview], None],
+    ) -> np.ndarray[Any, Any]:
         """The rows [first, end) of the matrix with its repeats."""
         rows = self._stored_rows(np.arange(first, end))
         low, high = (int(rows.min()), int(rows.max()) + 1) if rows.size else (0, 0)
-        stored = self._scratch.array((high - low, self._columns), self._dtype)
-        read_into(stored, self._entry, self._name, low * self._columns * self._dtype.itemsize)
+        row_bytes = self._columns * self._dtype.itemsize
+        begin, size = self._entry.begin + low * row_bytes, (high - low) * row_bytes
+        raw = self._scratch.array(size, begin)
+        self.file.read_into(begin, memoryview(raw), cancellation)
+        seen(begin, memoryview(raw))
+        stored = raw.view(self._dtype).reshape(high - low, self._columns)
+        if raw.ctypes.data % self._dtype.itemsize:
+            stored = stored.copy()  # the kernels want whole elements' addresses
         if stored.dtype == np.float64:
             with np.errstate(over="ignore"):
                 stored = stored.astype(np.float32)
@@ -100,6 +128,6 @@ class Quantizing:
         row, column = np.argwhere(~np.isfinite(stored.astype(np.float32)))[0]
         where = [int(self._stored_rows(first + row)), int(column)]
         raise CheckpointError(
-            f"{self._entry.file}: tensor {self._name!r} has {stored[row, column]} at {where}, which cannot be "
+            f"{self._entry.file}: tensor {self.name!r} has {stored[row, column]} at {where}, which cannot be "
             "quantized: load it without, or fetch the file again"
         )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import jax
 
 from zml.declared import Quantized, Repeat, Source
 from zml.dtypes import DType
 from zml.errors import CheckpointError, ShapeError, UnsupportedError
+from zml.io import dequantize
 from zml.io.safetensors import STORED, Entry
+from zml.io.transform import derive
 from zml.kernels.cpu.formats import Format
+from zml.model_tree import is_leaf, leaves
 from zml.shape import AxisPartition, Shape
 from zml.tensor import Tensor
 
@@ -54,7 +59,7 @@ class View:
 
     def prefix(self, name: str) -> View:
         """The view one level, or with dots several levels, further in."""
-        return replace(self, path=self._full(name))
+        return replace(self, path=self.full(name))
 
     def layer(self, index: int) -> View:
         """The view of a numbered part."""
@@ -62,7 +67,7 @@ class View:
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint has a tensor of that name; False where there is no checkpoint."""
-        return self.entries is not None and self._full(name) in self.entries
+        return self.entries is not None and self.full(name) in self.entries
 
     def tensor(
         self,
@@ -82,7 +87,7 @@ class View:
         checkpoint lacks, or has in another shape or type, is reported when it is checked or loaded, all of it in one
         error; with tags alone at once. Raises ShapeError for a `stored` or a `repeat` that does not fit the dims.
         """
-        full = self._full(name)
+        full = self.full(name)
         entry = None if self.entries is None else self.entries.get(full)
         if not isinstance(dims, Mapping):
             dims = self._dims(full, entry, tuple(dims))
@@ -126,11 +131,68 @@ class View:
             tags = ("rows", "groups")[: len(dims) - 1]
             cuts = {tag: cut for tag, cut in partitions.items() if tag in tags}
             shape = Shape(dict(zip((*tags, last), dims, strict=True)), dtype, cuts)
-            source = Source(self._full(name), stored, quantized=how, part=part)
+            source = Source(self.full(name), stored, quantized=how, part=part)
             declared.append(Tensor.declare(shape, source=source))
         return declared[0], declared[1]
 
-    def _full(self, name: str) -> str:
+    def derived(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *arguments: Tensor,
+        **partitions: AxisPartition,
+    ) -> Any:
+        """Declares what a function makes of stored tensors while they are loaded: `view.derived("qkv", fuse, q, k, v)`.
+
+        `function` takes Tensors like `arguments`, which are declared by this or another view, and gives a Tensor or a
+        pytree of them; the same is returned here, declared. It becomes a program for the devices, one for all layers
+        whose shapes are equal; the arguments are in memory only until it has run. `name` is what messages call the
+        result, and `partitions` cut it, or each result that has these tags. Arguments that leave an axis of the same
+        tag open are cut likewise where they can be.
+
+        An argument may be what another function makes. Raises ShapeError for arguments that are not of a checkpoint,
+        and what `function` raises, with the names of both.
+        """
+        full = self.full(name)
+        made = derive(full, function, arguments)
+        known = {tag for leaf in leaves(made) for tag in leaf.tags}
+        if unknown := [tag for tag in partitions if tag not in known]:
+            raise ShapeError(
+                f"{full}: there is no axis {unknown[0]!r} to cut; its tags are {sorted(known)}"
+            )
+
+        def cut(leaf: Tensor) -> Tensor:
+            mine = {tag: to for tag, to in partitions.items() if tag in leaf.tags}
+            return leaf.partitioned(**mine) if mine else leaf
+
+        return jax.tree.map(cut, made, is_leaf=is_leaf)
+
+    def dequantized(
+        self,
+        name: str,
+        dims: Mapping[str, int],
+        /,
+        *,
+        stored: Sequence[int] | None = None,
+        repeat: Repeat | None = None,
+        block: tuple[int, int] = (128, 128),
+        **partitions: AxisPartition,
+    ) -> Tensor:
+        """Declares a matrix that may be stored in 8-bit floats, with scales beside it: NAME_scale_inv or NAME_scale.
+
+        There is one scale, one for each row, or one for each `block` of rows and columns: the shape of the scales says
+        which. The product is made on the devices, in the view's type or bf16. What has no scales in the checkpoint is
+        declared as by `tensor`. Raises CheckpointError for scales of another shape.
+        """
+        return dequantize.declare(self, name, dims, stored, repeat, block, partitions)
+
+    def entry(self, name: str) -> Entry | None:
+        """What the checkpoint says of a tensor; None if it is not there."""
+        return None if self.entries is None else self.entries.get(self.full(name))
+
+    def full(self, name: str) -> str:
+        """The name in the checkpoint of what has that name here."""
         return f"{self.path}.{name}" if self.path else name
 
     def _dims(self, full: str, entry: Entry | None, tags: tuple[str, ...]) -> dict[str, int]:

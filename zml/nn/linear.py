@@ -17,6 +17,9 @@ from zml.nn.quantized import QuantizedWeight
 from zml.shape import AxisPartition
 from zml.tensor import Tensor
 
+# Rows and columns for which DeepSeek's and Qwen's checkpoints have a scale.
+_BLOCK = (128, 128)
+
 
 @model
 class Linear:
@@ -42,7 +45,8 @@ class Linear:
 
         `Linear.init(view.prefix("q_proj"), {"h": 32, "hd": 128}, {"d": 4096}, h="model")`. `repeat` is for heads that
         come several times over: `out` counts the repeats. Partitions may be of any axis of the weight; the bias takes
-        those of its own. Where the view says so the weight is quantized. Raises ShapeError for tags that out and inner
+        those of its own. Where the view says so the weight is quantized; one that is stored in 8-bit floats with scales
+        beside it is dequantized. Raises ShapeError for tags that out and inner
         share, and for a repeat that does not fit.
         """
         shared = [tag for tag in out if tag in inner]
@@ -58,8 +62,9 @@ class Linear:
         if QuantizedWeight.suits(view, inner):
             weight = QuantizedWeight.init(view, "weight", out, inner, repeat=repeat, **partitions)
         else:
-            weight = view.tensor(
-                "weight", {**out, **inner}, stored=(rows, columns), repeat=repeat, **partitions
+            dims = {**out, **inner}
+            weight = view.dequantized(
+                "weight", dims, stored=(rows, columns), repeat=repeat, block=_BLOCK, **partitions
             )
         if not bias:
             return cls(weight, None, tuple(inner))

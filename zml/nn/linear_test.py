@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zml.declared import Repeat
+from zml.declared import Derived, Repeat, Source
+from zml.dtypes import DType
 from zml.errors import ShapeError
+from zml.io.safetensors import Entry
 from zml.io.view import View
 from zml.nn import Embedding, Linear
-from zml.shape import REPLICATED
+from zml.shape import REPLICATED, Shape
 from zml.tensor import Tensor
 
 _VIEW = View.blank("f32")
@@ -77,12 +79,12 @@ def test_declared_as_checkpoints_store_it() -> None:
     assert str(q.weight.shape) == "{h=8/model,hd=16,d=32,f32}"
     assert (
         isinstance(q.weight, Tensor)
-        and q.weight.source is not None
+        and isinstance(q.weight.source, Source)
         and q.weight.source.name == "q_proj.weight"
     )
     assert q.weight.source.dims == (128, 32)
     assert q.bias is not None and str(q.bias.shape) == "{h=8/model,hd=16,f32}"
-    assert q.bias.source is not None and q.bias.source.dims == (128,)
+    assert isinstance(q.bias.source, Source) and q.bias.source.dims == (128,)
     o = Linear.init(
         _VIEW.prefix("o_proj"), {"d": 32}, {"h": 8, "hd": 16}, bias=True, h="model", d=REPLICATED
     )
@@ -91,11 +93,28 @@ def test_declared_as_checkpoints_store_it() -> None:
     assert Linear.init(_VIEW, {"f": 2}, {"d": 3}).bias is None
 
 
+def test_8_bit_floats_with_scales_beside_them_are_dequantized() -> None:
+    file: Any = "model.safetensors"
+    entries = {
+        "q.weight": Entry(file, "F8_E4M3", (12, 8), 0, 96),
+        "q.weight_scale_inv": Entry(file, "F32", (1, 1), 96, 100),
+        "q.bias": Entry(file, "BF16", (12,), 100, 124),
+    }
+    view = View("here", entries, DType.BF16).prefix("q")
+    layer = Linear.init(view, {"h": 3, "hd": 4}, {"d": 8}, bias=True, h="model")
+    assert isinstance(layer.weight, Tensor) and isinstance(layer.weight.source, Derived)
+    assert layer.weight.shape == Shape({"h": 3, "hd": 4, "d": 8}, "bf16", {"h": "model"})
+    assert layer.bias is not None and isinstance(layer.bias.source, Source)
+    x = _draw("bf16", b=2, d=8)
+    made = Linear(_draw("bf16", **dict(layer.weight.shape.items())), None, layer.inner)(x)
+    assert made.tags == ("b", "h", "hd")
+
+
 def test_repeated_heads_are_stored_once() -> None:
     k = Linear.init(_VIEW, {"h": 8, "hd": 4}, {"d": 6}, bias=True, repeat=Repeat("h", 2), h="model")
     assert k.weight.dim("h") == 8 and isinstance(k.weight, Tensor)
     for x, stored in ((k.weight, (16, 6)), (k.bias, (16,))):
-        assert x is not None and x.source is not None
+        assert x is not None and isinstance(x.source, Source)
         assert x.source.dims == stored
         assert x.source.repeat == Repeat("h", 2)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zml.buffer import Slice
-from zml.declared import Quantized, Repeat
+from zml.declared import Quantized, Repeat, Source
 from zml.errors import ShapeError
 from zml.io.view import View
 from zml.kernels.cpu.formats import Format, Packed, dequantize
@@ -45,7 +45,7 @@ def _filled(linear: Linear, rng: np.random.Generator) -> tuple[Linear, np.ndarra
 
 def _random(weight: QuantizedWeight, rng: np.random.Generator) -> Packed:
     source = weight.values.source
-    assert source is not None
+    assert isinstance(source, Source)
     return quantize(rng.standard_normal(source.dims, np.float32), weight.format)
 
 
@@ -170,7 +170,7 @@ def test_repeated_heads_are_stored_once() -> None:
     )
     weight = _weight(k)
     assert str(weight.values.shape) == "{rows=4/model,groups=1,packed=512,i8}"
-    assert weight.values.source is not None
+    assert isinstance(weight.values.source, Source)
     assert weight.values.source.dims == (32, 32)
     assert weight.values.source.quantized == Quantized("int8", 2, 16)
     outer = Linear.init(_INT8, {"a": 2, "h": 4, "b": 3}, {"d": 32}, repeat=Repeat("h", 2))

@@ -162,6 +162,24 @@ class Client:
         """What `Program.kept` gave. Raises what `load` does."""
         return self.load(blob, devices, results)
 
+    def pin(self, address: int, size: int) -> bool:
+        """Lets the devices read host memory where it lies, without a copy into the runtime's own staging memory.
+
+        Address and size are multiples of a page. False where this client has no such thing, as the CPU's has not.
+        Raises executable.Error for memory that the system does not let it pin.
+        """
+        try:
+            self.raw.dma_map(address, size)
+        except executable.Error as error:
+            if "UNIMPLEMENTED" in str(error):
+                return False
+            raise
+        return True
+
+    def unpin(self, address: int) -> None:
+        """Takes back `pin`; no transfer may be under way. Raises executable.Error."""
+        self.raw.dma_unmap(address)
+
     def _topology(self) -> str:
         """Stands for the ids, processes and places of the devices, and for what they can do."""
         places = [

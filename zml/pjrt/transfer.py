@@ -37,6 +37,22 @@ def put(
     return jax.make_array_from_single_device_arrays(host.shape, sharding, arrays)
 
 
+def alias(host: np.ndarray[Any, Any], device: jax.Device, memory_kind: str | None) -> jax.Array:
+    """An array of one device whose memory is `host`, where the device is a CPU and the address divides by 64.
+
+    Elsewhere it is copied, at any time while the array lives. `host` must not change any more.
+    """
+    where = SingleDeviceSharding(device, memory_kind=memory_kind)
+    return _put(host, where, [host], [device], _jax.HostBufferSemantics.ZERO_COPY)
+
+
+def send(host: np.ndarray[Any, Any], device: jax.Device, memory_kind: str | None) -> jax.Array:
+    """A copy on one device, under way when this returns: `host` must not change until the array is ready."""
+    where = SingleDeviceSharding(device, memory_kind=memory_kind)
+    semantics = _jax.HostBufferSemantics.IMMUTABLE_UNTIL_TRANSFER_COMPLETES
+    return _put(host, where, [host], [device], semantics)
+
+
 def _put(
     like: np.ndarray[Any, Any], sharding: Any, parts: Any, devices: Any, how: Any
 ) -> jax.Array:

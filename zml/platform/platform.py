@@ -251,7 +251,7 @@ class Platform:
         Raises ShapeError for a value that does not fit, ShardingError for a shape that no sharding fits.
         """
         array, shape = values.host_value(value, tags_or_shape)
-        return values.put(array, shape, self._where(shape, sharding, memory), zero_copy)
+        return values.put(array, shape, self.where(shape, sharding, memory), zero_copy)
 
     def put_tree(
         self,
@@ -277,11 +277,15 @@ class Platform:
         """
         found, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=is_leaf)
         declared = [values.declared(path_name(path), leaf) for path, leaf in found]
-        wanted = [(x, self._where(x, sharding, memory or kind)) for x, kind in declared]
+        wanted = [(x, self.where(x, sharding, memory or kind)) for x, kind in declared]
         flags = dict(self.client.xla_flags)
         return jax.tree.unflatten(tree, values.zeros(wanted, self.memories[0], flags))
 
-    def _where(self, shape: Shape, sharding: Sharding | None, memory: str | None) -> NamedSharding:
+    def where(
+        self, shape: Shape, sharding: Sharding | None = None, memory: str | None = None
+    ) -> NamedSharding:
+        """Where `put` places a value of that shape. Raises ShardingError, BufferError, and UnsupportedError where the
+        devices are only described."""
         if self.is_described:
             raise UnsupportedError(nowhere(self.device_name, "put a value on"))
         if memory is not None and memory not in self.memories:
