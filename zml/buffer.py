@@ -95,6 +95,12 @@ class Buffer:
             raise ShapeError(f"item: {self.shape} has {self.shape.count} elements, expected 1")
         return self.numpy().item()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `wait` would return, or raise, at once."""
+        ready: bool = self.array.is_ready()  # type: ignore[attr-defined]  # jax.Array does not declare it
+        return ready
+
     def wait(self) -> Buffer:
         """Returns itself once the value is there."""
         self.array.block_until_ready()

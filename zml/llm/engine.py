@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zml import log
-from zml.errors import CheckpointError, UsageError
+from zml.errors import CancelledError, CheckpointError, UsageError
 from zml.io import TensorStore, load, stored_bytes
 from zml.llm.chat import ChatTemplate, Message
 from zml.llm.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ from zml.model_tree import byte_size
 from zml.models import Decoder, architecture
 from zml.platform import Platform
 from zml.tokenizer import StopFilter, TextStream, Tokenizer
-from zml.vfs import Vfs
+from zml.vfs import Cancellation, Vfs
 
 _LOG = log.get("llm")
 DEFAULT_SEQLEN = 2048
@@ -148,10 +148,22 @@ class Engine:
 
         prompt_tokens: the length of the first prompt where it is known, so that its programs are ready with the rest.
         """
-        with ThreadPoolExecutor(2, thread_name_prefix="zml-start") as pool:
+        cancellation = Cancellation()
+
+        def give_up(compiling: Future[None]) -> None:
+            # Without programs there is no use for weights.
+            if compiling.exception() is not None:
+                cancellation.cancel()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="zml-compile") as pool:
             compiling = pool.submit(self._compile, prompt_tokens)
-            loading: Future[Decoder] = pool.submit(self._load)
-            weights = loading.result()
+            compiling.add_done_callback(give_up)
+            try:
+                # In this thread, which is the one that Ctrl-C interrupts.
+                weights = self._load(cancellation)
+            except CancelledError:
+                compiling.result()
+                raise
             compiling.result()
         self._session = Session(self.deployment, self._programs, weights)
 
@@ -244,11 +256,15 @@ class Engine:
             self.timings.compile,
         )
 
-    def _load(self) -> Decoder:
+    def _load(self, cancellation: Cancellation) -> Decoder:
         began = time.perf_counter()
         deployment = self.deployment
         weights = load(
-            deployment.model, self._store, deployment.platform, shardings=[deployment.sharding]
+            deployment.model,
+            self._store,
+            deployment.platform,
+            shardings=[deployment.sharding],
+            cancellation=cancellation,
         )
         self.timings.load = time.perf_counter() - began
         self.timings.load_bytes = stored_bytes(deployment.model, self._store)

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zml import ops
 from zml.attention import Attention, Backend, KvCache
 from zml.compile import Exe, Runner
 from zml.dtypes import DType
 from zml.errors import UnsupportedError, UsageError
 from zml.io import View
+from zml.kernels.cpu.emit import emit
 from zml.llm.executables import Executables
 from zml.models import Architecture, Config, Decoder
 from zml.models.decoder_config import MODEL_AXIS
@@ -17,6 +19,7 @@ from zml.sharding import HIGH_BANDWIDTH, LogicalMesh, Sharding, Strategy
 from zml.tensor import Tensor
 
 _BUCKETS = (16, 64, 256)
+type _Carry = tuple[Tensor, Tensor, Tensor, Tensor, TokenCounts, KvCache]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,15 @@ class Deployment:
             length,
             Attention.using(chosen, Backend.VANILLA),
         )
+
+    @property
+    def loops(self) -> bool:
+        """Whether the loop over the tokens of an answer is in the program, and not in Python.
+
+        On the CPU, where the host's work takes time from the program's. Not over several devices: each would have to
+        hear that nobody wants more before the same step.
+        """
+        return self.platform.has_kernels and len(self.platform.devices) == 1
 
     def cache(self) -> KvCache:
         """The KV cache, declared."""
@@ -126,6 +138,37 @@ def step(
     return token.insert("s"), position, marked, written.reuse_buffer(cache)
 
 
+def decode(
+    model: Decoder,
+    attention: Attention,
+    cache: KvCache,
+    token: Tensor,
+    start: Tensor,
+    steps: Tensor,
+    stream: Tensor,
+    parameters: SamplingParameters,
+    counts: TokenCounts,
+) -> tuple[Tensor, Tensor, TokenCounts, KvCache]:
+    """So many steps of one token {s=1}, each token sent into the stream as it is drawn, until nobody takes it.
+
+    The same as calling `step` in a loop, but that the loop is on the device: a step costs the host only to read the
+    token, and not to pass some hundred arguments.
+    """
+
+    def body(carry: _Carry) -> _Carry:
+        left, _, token, start, counts, cache = carry
+        hidden, cache = model.hidden_states(token, start, cache, attention)
+        position = start + 1
+        token = sample(model.logits(hidden.squeeze("s")), parameters, counts, position)
+        taken = stream.derive(emit(stream.value, token.value), ())
+        return left - 1, taken, token.insert("s"), position, counts.mark_generated(token), cache
+
+    begin = (steps, steps > 0, token, start, counts, cache)
+    carry = ops.while_(lambda carry: (carry[0] > 0) & carry[1], body, begin)
+    _, _, token, position, marked, written = carry
+    return token, position, marked.reuse_buffer(counts), written.reuse_buffer(cache)
+
+
 class Programs:
     """Compiles each program when it is first asked for; with weights, gives them ready to run.
 
@@ -148,14 +191,14 @@ class Programs:
             self.compiled[name] = self._executables.load(name, self._deployment)
         if name not in self.compiled:
             deployment, scalar = self._deployment, Tensor.declare({}, "i32")
+            loops = tokens == 1 and deployment.loops
             self.compiled[name] = deployment.platform.compile(
-                step,
+                decode if loops else step,
                 deployment.model,
                 deployment.attention,
                 deployment.cache(),
                 Tensor.declare({"s": tokens}, "i32"),
-                scalar,
-                scalar,
+                *[scalar] * (3 if loops else 2),
                 SamplingParameters.declare(),
                 TokenCounts.declare(deployment.config.vocab_size),
                 shardings=[deployment.sharding],

@@ -10,6 +10,7 @@ import numpy as np
 from zml.attention import KvCache
 from zml.buffer import Buffer, Slice
 from zml.errors import NumericalError
+from zml.llm.decoding import Decoding, Looped
 from zml.llm.programs import Deployment, Programs
 from zml.llm.sampling import Sampling
 from zml.models import Decoder
@@ -49,6 +50,7 @@ class Session:
             deployment.cache(), sharding=deployment.sharding
         )
         self._cached: list[int] = []
+        self._decoding: Decoding | None = None
         self._turn = 0
         self.stats = Stats()
 
@@ -76,43 +78,57 @@ class Session:
         max_new_tokens: int | None,
         stop_ids: frozenset[int],
     ) -> Iterator[int]:
+        self._end()
         self._turn += 1
         turn = self._turn
         began = time.perf_counter()
         stats = self.stats = Stats(prompt_tokens=len(prompt))
         parameters = self._put(sampling.parameters())
-        token, position, counts = self._prefill(prompt, parameters)
+        first = self._prefill(prompt, parameters)
 
         budget = self._deployment.length - len(prompt)
         if max_new_tokens is not None:
             budget = min(budget, max_new_tokens)
-        decode, one = self._programs.ready(1, self._weights), self._put(Slice(np.int32(1)))
-        for left in range(budget - 1, -1, -1):
-            current = token
-            if left:
-                # The next step is on its way before this token is read: the device never waits for the host.
-                token, position, counts, self._cache = decode(
-                    self._cache, token, position, one, parameters, counts
-                )
-            value = current.item()
-            if value < 0:
-                self._cached.clear()
-                raise NumericalError(
-                    f"the model's logits at position {len(prompt) + stats.new_tokens} are not numbers: either "
-                    f"{self._deployment.dtype.numpy.name} is too narrow for it (try --dtype=float32) or its weights "
-                    "are damaged"
-                )
-            stats.last_token_seconds = time.perf_counter() - began
-            stats.new_tokens += 1
-            if stats.new_tokens == 1:
-                stats.first_token_seconds = stats.last_token_seconds
-            if left:
-                self._cached.append(value)
-            yield value
-            if self._turn != turn:
-                raise RuntimeError("a later generation took over this session's KV cache")
-            if value in stop_ids:
-                return
+        if not budget:
+            return
+        kind = Looped if self._deployment.loops else Decoding
+        decoding = kind(
+            self._programs.ready(1, self._weights), self._put, parameters, (*first, self._cache)
+        )
+        self._decoding = decoding
+        before = -1
+        try:
+            for value in decoding.values(budget - 1):
+                if value < 0:
+                    self._cached.clear()
+                    raise NumericalError(
+                        f"the model's logits at position {len(prompt) + stats.new_tokens} are not numbers: either "
+                        f"{self._deployment.dtype.numpy.name} is too narrow for it (try --dtype=float32) or its "
+                        "weights are damaged"
+                    )
+                stats.last_token_seconds = time.perf_counter() - began
+                stats.new_tokens += 1
+                if stats.new_tokens == 1:
+                    stats.first_token_seconds = stats.last_token_seconds
+                else:
+                    # This token is here, so the one before was run.
+                    self._cached.append(before)
+                before = value
+                yield value
+                if self._turn != turn:
+                    raise RuntimeError("a later generation took over this session's KV cache")
+                if value in stop_ids:
+                    return
+        finally:
+            if self._turn == turn:
+                self._end()
+
+    def _end(self) -> None:
+        """Ends what is being decoded, if anything, and takes the KV cache back."""
+        decoding, self._decoding = self._decoding, None
+        if decoding is not None:
+            self._cache = decoding.cache
+            decoding.close()
 
     def _prefill(self, prompt: list[int], parameters: Any) -> tuple[Buffer, Buffer, Any]:
         # At least the last token is run, for its logits.

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import random
 from functools import cache
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from zml.compile import Runner
 from zml.errors import NumericalError, UsageError
-from zml.llm.programs import Programs
+from zml.llm.programs import Deployment, Programs
 from zml.llm.sampling import Sampling
 from zml.models import Decoder
 from zml.platform import CpuOptions, Platform
@@ -121,6 +122,27 @@ def test_a_reused_session_gives_what_a_fresh_one_gives(seed: int) -> None:
             tokens = list(session.generate(prompt, sampling, take))
         assert tokens == expected
         history = prompt + tokens
+
+
+@pytest.mark.parametrize("sampling", [_GREEDY, Sampling(0.9, top_k=30, seed=3)])
+def test_a_loop_on_the_device_gives_the_tokens_of_single_steps(
+    sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = _prompt(random.Random(6), 5)
+    looped = list(_tiny().session().generate(prompt, sampling, 30))
+    monkeypatch.setattr(Deployment, "loops", False)
+    stepped = TinyModel(_tiny().deployment.platform, _LENGTH).session()
+    assert list(stepped.generate(prompt, sampling, 30)) == looped
+
+
+def test_an_answer_that_is_dropped_leaves_nothing_open() -> None:
+    before, session = len(os.listdir("/proc/self/fd")), _tiny().session()  # noqa: PTH208
+    for take in (1, 2, 9, 20):
+        answer = session.generate([1, 2, 3], _GREEDY, None)
+        for _ in range(take):
+            next(answer)
+        answer.close()  # type: ignore[attr-defined]  # a generator
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 def test_a_known_prefix_is_not_run_again() -> None:

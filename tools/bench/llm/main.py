@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(sys.argv[1:] if argv is None else argv)
     use_cpus(options.threads)
     size = Size(**{field.name: getattr(options, field.name) for field in fields(Size)})
-    folder = users_path(options.work_dir) if options.work_dir else _default_folder()
+    folder = users_path(options.work_dir) if options.work_dir else default_folder()
     llama = {"ubatch": options.llama_ubatch, "flash_attn": FLASH_ATTENTION[options.llama_flash_attn]}  # fmt: skip
     peers = find_peers(options.peer_python)
     contenders = select(options.formats, peers, options.only, llama)
@@ -148,7 +148,8 @@ def _runs(prefills: Sequence[int], contexts: Sequence[int], vocab: int) -> list[
     ]
 
 
-def _default_folder() -> Path:
+def default_folder() -> Path:
+    """Where checkpoints are kept between runs."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "zml" / "bench"
@@ -169,7 +170,7 @@ def _report(
 ) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": _machine(options.threads),
+        "machine": machine(options.threads),
         "python": platform.python_version(),
         "model": {
             **asdict(work.size),
@@ -193,7 +194,8 @@ def _report(
     }
 
 
-def _machine(threads: int) -> dict[str, Any]:
+def machine(threads: int) -> dict[str, Any]:
+    """What is measured on, for a report."""
     name, flags = platform.processor(), ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -4,7 +4,6 @@ A job with `first_token` stops after the first token, of a prompt of `first_prom
 """
 
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax
 from tools.bench import limits
 from tools.bench.llm.peers import process
 from zml.compile import ExecutableCache
+from zml.llm.decoding import AHEAD
 from zml.llm.engine import Engine
 from zml.llm.sampling import Sampling
 from zml.model_tree import byte_size
@@ -71,7 +71,8 @@ def main() -> None:
     }
     # Afterwards, as the probes take memory. The last run's prompt is still in the KV cache.
     for run, found in list(zip(runs, measured, strict=True))[::-1]:
-        found["pairs"], found["python_share"] = _pairs(engine, run["prompt"], job)
+        found["python_share"] = _python_share(engine, run["prompt"], steps)
+        found["pairs"] = _pairs(engine, run["prompt"], job)
     print(json.dumps(answer))
 
 
@@ -92,28 +93,29 @@ def _run(engine: Engine, run: dict[str, Any], steps: int) -> dict[str, Any]:
     }
 
 
-def _pairs(
-    engine: Engine, prompt: list[int], job: dict[str, Any]
-) -> tuple[list[tuple[float, float]], float]:
-    """Seconds of a step, and GB/s that the memory was read at around it; and how much of a step this thread, which
-    is the one with Python in it, keeps a processor busy, jaxlib's part of a call included."""
+def _pairs(engine: Engine, prompt: list[int], job: dict[str, Any]) -> list[tuple[float, float]]:
+    """Seconds of a step, and GB/s that the memory was read at around it."""
     steps = job["pair_steps"]
-    shares = []
 
     def decode() -> float:
-        pieces = engine.generate(prompt, Sampling(), steps + 1, ignore_eos=True)
-        next(pieces)
-        busy = time.thread_time()
-        for _ in pieces:
-            pass
-        busy = (time.thread_time() - busy) / steps
+        _generate(engine, prompt, steps + 1)
         stats = engine.session.stats
-        seconds = (stats.last_token_seconds - stats.first_token_seconds) / steps
-        shares.append(busy / seconds)
-        return seconds
+        return (stats.last_token_seconds - stats.first_token_seconds) / steps
 
-    pairs = limits.beside_reading(decode, job["pairs"], job["threads"], job["probe_megabytes"])
-    return pairs, statistics.median(shares)
+    return limits.beside_reading(decode, job["pairs"], job["threads"], job["probe_megabytes"])
+
+
+def _python_share(engine: Engine, prompt: list[int], steps: int) -> float:
+    """How much of a step this thread, which is the one with Python in it, keeps a processor busy, jaxlib's part of a
+    call included. Of whole calls of the program, which has several steps where it loops itself."""
+    steps = -(-steps // AHEAD) * AHEAD
+    pieces = engine.generate(prompt, Sampling(), steps + AHEAD, ignore_eos=True)
+    for _ in range(2):
+        next(pieces)
+    busy, began = time.thread_time(), time.perf_counter()
+    for _ in range(steps):
+        next(pieces)
+    return (time.thread_time() - busy) / (time.perf_counter() - began)
 
 
 def _generate(engine: Engine, prompt: list[int], count: int) -> list[int]:

@@ -14,7 +14,12 @@ import jax
 
 from zml.errors import UsageError
 
-HANDLERS: tuple[str, ...] = ("zml_cpu_attention", "zml_cpu_linear", "zml_cpu_sample")
+HANDLERS: tuple[str, ...] = (
+    "zml_cpu_attention",
+    "zml_cpu_emit",
+    "zml_cpu_linear",
+    "zml_cpu_sample",
+)
 """The library's FFI handlers: the symbols, and what programs call them by."""
 
 PATH_VARIABLE = "ZML_CPU_KERNELS"
