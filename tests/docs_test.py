@@ -27,7 +27,7 @@ def _commands() -> list[tuple[str, str, str]]:
 
 def test_the_pages_hold_commands() -> None:
     assert len(_commands()) >= 9
-    assert {name for name, _, _ in _commands()} == {"benchmark", "llm", "mnist", "sharding"}
+    assert {name for name, _, _ in _commands()} == {"benchmark", "io", "llm", "mnist", "sharding"}
 
 
 @pytest.mark.parametrize(("name", "stdin", "flags"), _commands())
@@ -43,7 +43,9 @@ def test_command(
     # Where a page begins a chat, the prompt comes from here instead of the terminal.
     monkeypatch.setattr("sys.stdin", io.StringIO(stdin or "What is a river?"))
     # The pages name models that are not here; the embedded one stands in for them.
-    flags = flags.replace("/models/Llama-3.1-8B-Instruct", str(ROOT / "examples/llm/demo"))
+    flags = re.sub(
+        r"[^= ]*(?:Llama-3.1-8B-Instruct|Qwen3-8B)", str(ROOT / "examples/llm/demo"), flags
+    )
     main = importlib.import_module(f"examples.{name}.main").main
     assert main([name, *shlex.split(flags)]) == 0
     assert len(capsys.readouterr().out.split()) > 3

@@ -16,6 +16,7 @@ def python_image(
         sandbox = None,
         sandbox_parts = {},
         tars = [],
+        unused = {},
         env = {},
         platforms = _PLATFORMS,
         tags = []):
@@ -34,6 +35,7 @@ def python_image(
       sandbox: label of a platform's runtime, a folder; absent: the CPU alone
       sandbox_parts: layer -> patterns of paths in the sandbox that get a layer of their own
       tars: further layers: weights, compiled programs
+      unused: folder in a wheel, as the origin of its files -> what of it is kept
       env: further environment variables
       platforms: names in //platforms of what the index is over
       tags: of all targets; the index and its push are made by name alone, whatever the tags
@@ -51,6 +53,7 @@ def python_image(
             include = include,
             program = program,
             tags = tags,
+            unused = unused,
         )
         taken = taken + include
         if layer == "wheels" and sandbox:

@@ -83,12 +83,20 @@ def _place(origin):
 def _matches(origin, prefixes):
     return any([origin.startswith(prefix) for prefix in prefixes])
 
+def _is_unused(origin, unused):
+    return any([
+        origin.startswith(folder) and not _matches(origin, [folder + name for name in kept])
+        for folder, kept in unused.items()
+    ])
+
 def _program_layer_impl(ctx):
     files = ctx.attr.program[DefaultInfo].default_runfiles.files.to_list()
     inputs, lines = [], []
     for file in files:
         origin = _origin(file)
-        if origin and _matches(origin, ctx.attr.include) and not _matches(origin, ctx.attr.exclude):
+        if not origin or _is_unused(origin, ctx.attr.unused):
+            continue
+        if _matches(origin, ctx.attr.include) and not _matches(origin, ctx.attr.exclude):
             inputs.append(file)
             lines.append(_line("file", file.path, _place(origin)))
     if not lines:
@@ -105,6 +113,7 @@ program_layer = rule(
         "exclude": attr.string_list(doc = "beginnings of origins, in other layers"),
         "include": attr.string_list(mandatory = True, doc = "beginnings of origins: wheels/any/NAME/, wheels/native/NAME/, own/FOLDER/"),
         "program": attr.label(mandatory = True, providers = [PyInfo]),
+        "unused": attr.string_list_dict(doc = "folder's origin -> names in it that are kept; the rest of it is left out"),
     },
 )
 

@@ -1,0 +1,1 @@
+"""Files by URL: listing, reading, copying, looking into safetensors, loading onto devices."""
