@@ -1,0 +1,1 @@
+"""Loading weights beside what the medium gives at most and beside other loaders."""
