@@ -8,7 +8,7 @@ from pathlib import Path
 from tools.docs.source import Definition, Sources, UndocumentedError
 
 ROOMS = (
-    "ops", "nn", "attention", "models", "io", "compile", "platform", "sharding", "errors",
+    "ops", "nn", "attention", "models", "io", "vfs", "compile", "platform", "sharding", "errors",
 )  # fmt: skip
 """The rooms with a page each, beside the page of zml's own names."""
 _HEAD = "<!-- Written by `./bazel run //tools/docs` from docstrings: change those, and run it again. -->\n"
