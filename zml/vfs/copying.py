@@ -12,13 +12,16 @@ from pathlib import Path
 
 from zml.errors import ReadError
 from zml.vfs.base import Cancellation, File
+from zml.vfs.checksum import ALGORITHMS, Verifier
+from zml.vfs.urls import redacted
 
 
 def copy(file: File, path: Path, cancellation: Cancellation | None = None) -> None:
     """Writes a file's content to `path`, replacing what is there, by as many reads at a time as suit the source.
 
-    It grows under another name beside `path`, and gets its own when it is complete and on the disk. Memory: a part for
-    each read. Raises ReadError for a source that fails, and for a disk that is full or may not be written.
+    It grows under another name beside `path`, and gets its own when it is complete, on the disk, and what the source's
+    checksum says, if there is one. Memory: a part for each read. Raises ReadError for a source that fails, and for a
+    disk that is full or may not be written, CorruptedError.
     """
     stop = cancellation or Cancellation()
     # Not tempfile's, whose files nobody else may read.
@@ -75,6 +78,9 @@ class _Target:
 
 def _fill(file: File, target: _Target, stop: Cancellation) -> None:
     offsets = iter(range(0, file.size, file.part))
+    verifier = None
+    if file.checksum is not None and file.checksum.algorithm in ALGORITHMS:
+        verifier = Verifier(file.checksum, file.size, redacted(file.url))
     lock = threading.Lock()
 
     def work() -> None:
@@ -86,6 +92,8 @@ def _fill(file: File, target: _Target, stop: Cancellation) -> None:
                 return
             part = buffer[: min(file.part, file.size - offset)]
             file.read_into(offset, part, stop)
+            if verifier is not None:
+                verifier.add(offset, part)
             target.write(offset, part)
 
     readers = 1 if file.in_order else file.streams
@@ -97,3 +105,5 @@ def _fill(file: File, target: _Target, stop: Cancellation) -> None:
         except BaseException:
             stop.cancel()
             raise
+    if verifier is not None:
+        verifier.finish(file.read_into)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zml.errors import CancelledError, ReadError
+from zml.errors import CancelledError, CorruptedError, ReadError
 from zml.testing import fresh
 from zml.vfs.base import Cancellation, File
 from zml.vfs.copying import copy
@@ -47,6 +47,22 @@ def test_what_is_there_is_replaced_at_the_end_only(tmp_path: Path) -> None:
         copy(file, tmp_path / "x")
     assert (tmp_path / "x").read_text() == "old"
     assert _names(tmp_path) == ["x"]
+
+
+def test_other_bytes_than_the_checksums_are_not_kept(tmp_path: Path) -> None:
+    class Corrupting(MemoryFile):
+        def read_into(
+            self, offset: int, buffer: memoryview, cancellation: Cancellation | None = None
+        ) -> None:
+            super().read_into(offset, buffer, cancellation)
+            if offset == 3000:
+                buffer[7] ^= 1
+
+    file = Corrupting("memory://x", fresh.generator().bytes(10_000))
+    file.part = 1000
+    with pytest.raises(CorruptedError, match="memory://x"):
+        copy(file, tmp_path / "x")
+    assert _names(tmp_path) == []
 
 
 def test_a_full_disk_is_said_before_it_is_filled(

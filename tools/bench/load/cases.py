@@ -59,6 +59,8 @@ class Case:
     what: str
     limits: list[Contender]
     contenders: list[Contender]
+    served: bool = False
+    """A server on this machine is part of it, whose processor time is no noise."""
 
     def all(self) -> list[Contender]:
         """Limits first."""
@@ -115,6 +117,7 @@ def remote(
         what,
         [_raw(raw, count) for count in readers],
         [_kept(raw | {"memory": _memory(size)}), Contender("zml", ZML, job)],
+        served=True,
     )
 
 

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tools.bench import environment
+from tools.bench import child, environment
 from tools.bench.command_line import cpus, names, numbers, users_path
 from tools.bench.llm import checkpoint
 from tools.bench.llm.checkpoint import Size
@@ -98,10 +98,12 @@ def _peers(pythons: Sequence[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {"safetensors": None}
     for python in pythons:
         for name, module in IMPORTS.items():
-            if (
-                subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode
-                == 0
-            ):
+            done = subprocess.run(
+                [python, "-c", f"import {module}"],
+                capture_output=True,
+                env=child.peer_environment(),
+            )
+            if done.returncode == 0:
                 found.setdefault(name, python)
     return found
 

@@ -65,7 +65,7 @@ def _block(case: Case) -> Iterator[str]:
             f"{_number(found.get('of_limit')):>10}{_number(found.get('read_over_needed'), 3):>13}"
             f"{'-' if over is None else f'{over / _MIB:.0f}':>23}"
         )
-        noisy = sum(map(is_noisy, contender.samples))
+        noisy = 0 if case.served else sum(map(is_noisy, contender.samples))
         if noisy:
             yield f"  {'':24}({noisy} of {len(contender.samples)} rounds beside other programs)"
     for peer, ratio in ratios(case).items():
