@@ -6,10 +6,9 @@ import threading
 from types import TracebackType
 from typing import Protocol, Self
 
-import numpy as np
-
 from zml import log
 from zml.pjrt.executable import Error
+from zml.vfs import direct
 from zml.vfs.base import Cancellation
 
 _LOG = log.get("io")
@@ -30,10 +29,9 @@ class Block:
 
     def __init__(self, pool: "DmaAllocator", size: int) -> None:
         self._pool = pool
-        self._mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.memory = memoryview(self._mapped)
+        self.memory = direct.huge_pages(size)
         """All of it, writable. It stays valid after the release, but is others' then."""
-        self.address: int = np.frombuffer(self._mapped, np.uint8).ctypes.data
+        self.address: int = direct.address(self.memory)
         self.pinned = False
         """Whether devices read it where it lies."""
 

@@ -1,8 +1,6 @@
 """Memory of the host that weights are loaded into."""
 
-import contextlib
 import math
-import mmap
 import threading
 from collections.abc import Hashable
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from zml.io import numa
+from zml.vfs import direct
 
 ALIGNMENT = 64
 """In bytes: PJRT's CPU client aliases memory that is so aligned, and copies other memory."""
@@ -18,7 +17,6 @@ PAGE = 4096
 """In bytes: memory whose address has the remainder of an offset in a file can be read directly."""
 
 _SLAB_BYTES = 64 << 20
-_HUGE_PAGE = 2 << 20
 
 
 def aligned(dims: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -87,14 +85,7 @@ class Layout[Key]:
 
 
 def _slab(size: int) -> np.ndarray[Any, Any]:
-    """Huge pages, but for the end that would not fill one."""
-    mapped = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    address = np.frombuffer(mapped, np.uint8).ctypes.data
-    begin = -address % _HUGE_PAGE
-    whole = size // _HUGE_PAGE * _HUGE_PAGE
-    if hasattr(mmap, "MADV_HUGEPAGE") and whole:
-        with contextlib.suppress(OSError):  # a kernel without them
-            mapped.madvise(mmap.MADV_HUGEPAGE, begin, whole)
+    slab = np.frombuffer(direct.huge_pages(size), np.uint8)
     if len(nodes := numa.nodes()) > 1:
-        numa.spread(address + begin, size, nodes)
-    return np.frombuffer(mapped, np.uint8)[begin : begin + size]
+        numa.spread(slab.ctypes.data, size, nodes)
+    return slab

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import os
 import struct
 import sys
@@ -11,6 +13,9 @@ from functools import cache
 
 PAGE = 4096
 """Fits every medium: what the system asks of direct reads is a divisor of it, or is not served."""
+
+HUGE_PAGE = 2 << 20
+"""Of x86-64, and of aarch64 with small pages of 4 KiB."""
 
 _AT_EMPTY_PATH = 0x1000
 _STATX_DIOALIGN = 0x2000
@@ -91,12 +96,25 @@ def copy(target: int, source: int, size: int) -> None:
     ctypes.memmove(target, source, size)
 
 
+def huge_pages(size: int) -> memoryview:
+    """Memory that begins with a huge page, and goes on so where the system has them; given back with the last view.
+
+    A disk fills it twice as fast: a request names each page apart, and ends where a controller takes no more names. The
+    last part of a huge page's size or less is in small pages.
+    """
+    mapped = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    begin = -address(memoryview(mapped)) % HUGE_PAGE
+    whole = size // HUGE_PAGE * HUGE_PAGE
+    if hasattr(mmap, "MADV_HUGEPAGE") and whole:
+        with contextlib.suppress(OSError):  # a kernel without them
+            mapped.madvise(mmap.MADV_HUGEPAGE, begin, whole)
+    return memoryview(mapped)[begin : begin + size]
+
+
 class Blocks(threading.local):
-    """A block of memory for each thread, aligned to a page."""
+    """A block of memory for each thread, aligned to a page, huge if it is large enough."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        memory = bytearray(size + PAGE)
-        begin = -address(memoryview(memory)) % PAGE
-        self.view = memoryview(memory)[begin : begin + size]
+        self.view = huge_pages(size)
         self.address = address(self.view)

@@ -21,14 +21,14 @@ from zml.vfs.urls import child
 _SMALL = 256 << 10
 # How much is asked of the disk at a time, and checked for cancellation between.
 _STEP = 8 << 20
-# What goes over a block on its way, where memory and file are not congruent: small enough for a processor's cache.
-_BLOCK = 1 << 20
+# What goes over a block on its way, where memory and file are not congruent: a huge page.
+_BLOCK = direct.HUGE_PAGE
 
 
 class LocalFile(File):
     """A regular file. Large reads go past the page cache, but for the bytes that are in it already.
 
-    The reader of each thread keeps a block of 1 MiB for memory that is not congruent to the file: `offset` and address
+    The reader of each thread keeps a block of 2 MiB for memory that is not congruent to the file: `offset` and address
     have the same remainder by `alignment` where reads are to go without.
     """
 

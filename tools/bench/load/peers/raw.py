@@ -31,7 +31,7 @@ def main() -> None:
 
     def work() -> None:
         read = _file(job, size) if "path" in job else _get(job["url"], size)
-        buffer = memoryview(mmap.mmap(-1, block))
+        buffer = _memory(block, 0)[:block]
         while True:
             with lock:
                 offset = next(offsets, None)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _memory(size: int, block: int) -> memoryview:
-    """Huge pages, aligned to them."""
+    """Huge pages, aligned to them: with small ones a disk is half as fast."""
     step = 2 << 20
     mapped = mmap.mmap(-1, size + block + step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     mapped.madvise(mmap.MADV_HUGEPAGE)
