@@ -7,7 +7,6 @@ import time
 
 from fastsafetensors import SafeTensorsFileLoader, SingleGroup
 
-from tools.bench.llm.peers import process
 from tools.bench.load.peers import files
 
 
@@ -21,15 +20,10 @@ def main() -> None:
     buffers = loader.copy_files_to_device()
     tensors = [buffers.get_tensor(name) for name in loader.get_keys()]
     seconds = time.perf_counter() - began
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "bytes": sum(t.numel() * t.element_size() for t in tensors),
-                "peak_rss_bytes": process.peak_rss(),
-                "about": f"fastsafetensors {importlib.metadata.version('fastsafetensors')}",
-            }
-        )
+    files.answer(
+        seconds,
+        sum(t.numel() * t.element_size() for t in tensors),
+        f"fastsafetensors {importlib.metadata.version('fastsafetensors')}",
     )
 
 

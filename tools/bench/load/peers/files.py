@@ -1,9 +1,12 @@
 """What every measured process does before it loads: files are in the page cache or are not, and memory is there."""
 
+import json
 import mmap
 import os
 from pathlib import Path
 from typing import Any
+
+from tools.bench.llm.peers import process
 
 _BLOCK = 8 << 20
 
@@ -40,6 +43,17 @@ def _place(job: dict[str, Any]) -> None:
             share = cached_share(path)
             if share > 0.01:
                 raise OSError(f"{path}: {share:.0%} of it stays in the page cache")
+
+
+def answer(seconds: float, size: int, about: str) -> None:
+    """Prints what a loader took, for the process that started it."""
+    found = {
+        "seconds": seconds,
+        "bytes": size,
+        "peak_rss_bytes": process.peak_rss(),
+        "about": about,
+    }
+    print(json.dumps(found))
 
 
 def cached_share(path: Path) -> float:

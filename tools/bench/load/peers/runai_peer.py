@@ -7,7 +7,6 @@ import time
 
 from runai_model_streamer import SafetensorsStreamer
 
-from tools.bench.llm.peers import process
 from tools.bench.load.peers import files
 
 
@@ -16,21 +15,15 @@ def main() -> None:
     job = json.load(sys.stdin)
     files.prepare(job)
     began = time.perf_counter()
-    tensors = []
     with SafetensorsStreamer() as streamer:
         streamer.stream_files(job["files"])
         # A tensor is valid until the next one comes, unless it is copied.
         tensors = [tensor.clone().detach() for _, tensor in streamer.get_tensors()]
     seconds = time.perf_counter() - began
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "bytes": sum(t.numel() * t.element_size() for t in tensors),
-                "peak_rss_bytes": process.peak_rss(),
-                "about": f"runai-model-streamer {importlib.metadata.version('runai-model-streamer')}",
-            }
-        )
+    files.answer(
+        seconds,
+        sum(t.numel() * t.element_size() for t in tensors),
+        f"runai-model-streamer {importlib.metadata.version('runai-model-streamer')}",
     )
 
 

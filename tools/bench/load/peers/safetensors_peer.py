@@ -8,7 +8,6 @@ import jax
 import safetensors
 from safetensors.flax import load_file
 
-from tools.bench.llm.peers import process
 from tools.bench.load.peers import files
 
 
@@ -21,15 +20,10 @@ def main() -> None:
     arrays = [jax.device_put(a, device) for name in job["files"] for a in load_file(name).values()]
     jax.block_until_ready(arrays)
     seconds = time.perf_counter() - began
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "bytes": sum(a.nbytes for a in arrays),
-                "peak_rss_bytes": process.peak_rss(),
-                "about": f"safetensors {safetensors.__version__}",
-            }
-        )
+    files.answer(
+        seconds,
+        sum(a.nbytes for a in arrays),
+        f"safetensors {safetensors.__version__}",
     )
 
 
