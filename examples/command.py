@@ -104,7 +104,10 @@ def run(name: str, body: Callable[..., Any], *args: Any) -> int:
         body(*args)
         sys.stdout.flush()
     except ZmlError as error:
-        print(f"error({name}): {error}", file=sys.stderr)
+        from zml.vfs.urls import redacted  # --help need not wait for it
+
+        # A URL may hold a password.
+        print(f"error({name}): {redacted(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # Python flushes stdout once more at exit, and would complain.

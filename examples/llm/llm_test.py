@@ -172,6 +172,7 @@ def test_relative_model_is_taken_from_where_bazel_run_was_called(
     [
         (["--model=/no/such/folder"], 1, "does not exist"),
         (["--model=ftp://host/model"], 1, "the scheme 'ftp' is not known"),
+        (["--model=ftp://me:secret@host/model"], 1, "error(llm): ftp://host/model"),
         (["--model="], 2, "--model is empty"),
         (["--no_such_flag"], 2, "no_such_flag"),
         (["--seqlen=0"], 2, "seqlen"),

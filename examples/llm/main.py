@@ -77,7 +77,10 @@ def _abandon_stdout() -> None:
 
 def _complain(message: str) -> None:
     if sys.stderr is not None:
-        print(message, file=sys.stderr)
+        from zml.vfs.urls import redacted  # --help need not wait for it
+
+        # A URL may hold a password.
+        print(redacted(message), file=sys.stderr)
 
 
 def _run(options: Options, began: float) -> int:
