@@ -121,6 +121,9 @@ class Reply:
                 with contextlib.suppress(OSError, HTTPException):
                     response.read()
             done = response.isclosed() and not response.will_close
+            # A 204 has no body (RFC 9110, 15.3.5): where a length is sent, one may follow, and be taken for an answer.
+            if response.status == 204 and response.headers.get("content-length", "0") != "0":
+                done = False
             response.close()
         if done:
             self._client.pool.give(self._connection)

@@ -52,6 +52,13 @@ def test_an_idle_connection_that_was_closed_is_no_failure() -> None:
     client.close()
 
 
+def test_what_follows_a_204_is_not_taken_for_an_answer(client: HttpClient) -> None:
+    with scripted(lambda request: Answer(b"x", status=204)) as server:
+        for _ in range(3):
+            assert _get(client, server.url) == b""
+        assert len({request.client for request in server.requests}) == len(server.requests) == 3
+
+
 def test_methods_and_bodies(client: HttpClient) -> None:
     with scripted(lambda request: Answer(request.method.encode() + request.body)) as server:
         got = client.request("POST", server.url + "/a?b=c", {"X-A": "1"}, b"body", what="w")
