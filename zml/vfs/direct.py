@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 from functools import cache
+from typing import NamedTuple
 
 PAGE = 4096
 """Fits every medium: what the system asks of direct reads is a divisor of it, or is not served."""
@@ -32,13 +33,22 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def open_direct(fd: int, path: os.PathLike[str] | str) -> tuple[int, int] | None:
+class Alignment(NamedTuple):
+    """What direct reads of a file ask for, in bytes."""
+
+    memory: int
+    """Of addresses: 4 of an NVMe disk, 512 of many others."""
+    offset: int
+    """Of offsets and sizes. Never less than that of memory."""
+
+
+def open_direct(fd: int, path: os.PathLike[str] | str) -> tuple[int, Alignment] | None:
     """A second descriptor of an opened file, which goes past the page cache, and the alignment that it asks for.
 
     None where the filesystem has no such reads, or another file is at the path by now.
     """
     flag = getattr(os, "O_DIRECT", 0)
-    align = alignment(fd) if flag else 1
+    align = alignment(fd) if flag else Alignment(1, 1)
     if align is None or not (flag or sys.platform == "darwin"):
         return None
     try:
@@ -55,19 +65,21 @@ def open_direct(fd: int, path: os.PathLike[str] | str) -> tuple[int, int] | None
     return direct, align
 
 
-def alignment(fd: int) -> int | None:
-    """What offset, size and address of a direct read must be a multiple of; None where there are no direct reads."""
+def alignment(fd: int) -> Alignment | None:
+    """What direct reads of a file ask for; None where there are none."""
     found = (ctypes.c_char * 256)()
     try:
         failed = _libc().statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found)
     except AttributeError:  # a C library without it
-        return PAGE
+        return Alignment(PAGE, PAGE)
     (mask,) = struct.unpack_from("=I", found.raw, 0)
     if failed or not mask & _STATX_DIOALIGN:
-        return PAGE
+        return Alignment(PAGE, PAGE)
     memory, offset = struct.unpack_from("=II", found.raw, 152)
     # No direct reads of this file, or such as are not worth the trouble.
-    return max(memory, offset) if memory and offset and max(memory, offset) <= PAGE else None
+    if not 0 < memory <= PAGE or not 0 < offset <= PAGE:
+        return None
+    return Alignment(memory, max(memory, offset))
 
 
 def cached(fd: int, offset: int, size: int) -> int | None:

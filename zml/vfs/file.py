@@ -28,8 +28,8 @@ _BLOCK = direct.HUGE_PAGE
 class LocalFile(File):
     """A regular file. Large reads go past the page cache, but for the bytes that are in it already.
 
-    The reader of each thread keeps a block of 2 MiB for memory that is not congruent to the file: `offset` and address
-    have the same remainder by `alignment` where reads are to go without.
+    The reader of each thread keeps a block of 2 MiB for memory that the disk cannot fill: where `offset` is a multiple
+    of `alignment`, the address is to be one of what the disk asks of memory, which may be as little as 4.
     """
 
     streams = 4
@@ -61,7 +61,7 @@ class LocalFile(File):
     def alignment(self) -> int:  # type: ignore[override]
         """What the filesystem asks of reads past the page cache; 1 where it has none."""
         self._open_direct()
-        return self._align if self._direct >= 0 else 1
+        return self._align.offset if self._direct >= 0 else 1
 
     def read_into(
         self, offset: int, buffer: memoryview, cancellation: Cancellation | None = None
@@ -162,14 +162,15 @@ class LocalFile(File):
                     self._is_open = True
         return self._direct >= 0
 
-    _align = 1
+    _align = direct.Alignment(1, 1)
 
     def _read_direct(self, offset: int, buffer: memoryview) -> None:
-        align, size = self._align, len(buffer)
+        (memory, align), size = self._align, len(buffer)
         done = 0
         try:
-            if size and (direct.address(buffer) - offset) % align == 0:
-                done = self._over_blocks(offset, buffer[: min(-offset % align, size)])
+            head = -offset % align
+            if size > head and (direct.address(buffer) + head) % memory == 0:
+                done = self._over_blocks(offset, buffer[:head])
                 middle = (size - done) // align * align
                 while middle > 0:
                     count = os.preadv(self._direct, [buffer[done : done + middle]], offset + done)
@@ -188,7 +189,7 @@ class LocalFile(File):
         """Reads whole blocks around what is wanted, and copies it. Returns how much; less at the file's end."""
         if not buffer:
             return 0
-        align, blocks = self._align, self._blocks
+        align, blocks = self._align.offset, self._blocks
         assert blocks is not None
         target, done = direct.address(buffer), 0
         while done < len(buffer):

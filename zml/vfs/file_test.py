@@ -93,6 +93,42 @@ def test_what_is_read_past_the_page_cache_is_not_in_it_then(tmp_path: Path) -> N
         )
 
 
+@pytest.mark.parametrize("memory", [4, 64, 512, 4096])
+def test_reads_land_in_place_where_the_disk_can_fill_the_memory(
+    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, real = _content(), os.preadv
+    landed: list[tuple[int, int, int]] = []
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int, *flags: int) -> int:
+        """A disk that asks for what it says, no more."""
+        if fd != file._direct:
+            return real(fd, buffers, offset, *flags)
+        address, size = direct.address(buffers[0]), len(buffers[0])
+        if address % memory or offset % align or size % align:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        landed.append((address, offset, size))
+        return real(file._fd, buffers, offset)
+
+    align = max(512, memory)
+    monkeypatch.setattr(direct, "alignment", lambda _: direct.Alignment(memory, align))
+    monkeypatch.setattr(direct, "cached", lambda *_: 0)
+    with _file(tmp_path, content) as file:
+        if file.alignment == 1:
+            return
+        monkeypatch.setattr(os, "preadv", preadv)
+        for offset, size in _RANGES:
+            for shift in (offset % 4096, offset % 64 - offset % 8, 8, 1):
+                landed.clear()
+                assert _read(file, offset, size, shift) == content[offset : offset + size]
+                assert file._blocks is not None
+                in_place = sum(n for at, _, n in landed if at != file._blocks.address)
+                if (shift - offset) % memory == 0 and size >= 256 << 10:
+                    assert size - 2 * align < in_place <= size
+                else:
+                    assert in_place == 0
+
+
 def test_without_what_the_kernel_says_the_cache_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

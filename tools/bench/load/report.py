@@ -22,7 +22,7 @@ def figures(case: Case, contender: Contender) -> dict[str, float]:
     if limit is not None and limit is not contender:
         best = (limit.median("bytes") or 0) / (limit.median("seconds") or 1)
         found["of_limit"] = size / seconds / best
-    for name in ("open_seconds", "peak_rss_bytes", "rss_over_weights_bytes"):
+    for name in ("import_seconds", "open_seconds", "peak_rss_bytes", "rss_over_weights_bytes"):
         value = contender.median(name)
         if value is not None:
             found[name] = value
@@ -65,6 +65,9 @@ def _block(case: Case) -> Iterator[str]:
             f"{_number(found.get('of_limit')):>10}{_number(found.get('read_over_needed'), 3):>13}"
             f"{'-' if over is None else f'{over / _MIB:.0f}':>23}"
         )
+        imported = found.get("import_seconds", 0.0)
+        if imported > 0.001:
+            yield f"  {'':24}(after {imported:.3f} s of importing what the scheme needs)"
         noisy = 0 if case.served else sum(map(is_noisy, contender.samples))
         if noisy:
             yield f"  {'':24}({noisy} of {len(contender.samples)} rounds beside other programs)"

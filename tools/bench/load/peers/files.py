@@ -3,19 +3,23 @@
 import json
 import mmap
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from tools.bench.llm.peers import process
 
 _BLOCK = 8 << 20
+# PAGE_REPORTING's delay, and what the reporting takes.
+_REPORT_SECONDS = 3.0
 
 
 def prepare(job: dict[str, Any]) -> None:
     """Puts the files of a job into the page cache, or out of it. Raises OSError where the system keeps them.
 
     Then as much memory as the job's `memory` is taken and given back. A virtual machine's free memory may have gone to
-    its host, and comes again at 0.2 to 2 GB/s: what is to be measured is the loader, and not that.
+    its host, and comes again at 0.2 to 2 GB/s: what is to be measured is the loader, and not that. Linux reports what
+    is free to the host two seconds after something was freed, as by the process before: until then it is held.
     """
     _place(job)
     size = job.get("memory", 0)
@@ -25,6 +29,7 @@ def prepare(job: dict[str, Any]) -> None:
                 taken.madvise(mmap.MADV_HUGEPAGE)
             for offset in range(0, size, mmap.PAGESIZE):
                 taken[offset] = 1
+            time.sleep(_REPORT_SECONDS)
         peak = Path("/proc/self/clear_refs")
         if peak.exists():
             peak.write_text("5")  # the peak of resident memory begins anew
