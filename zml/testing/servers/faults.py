@@ -10,15 +10,15 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import urlsplit
+
+from zml.testing.servers.loopback import Handler, Loopback
 
 _PIECE = 256 << 10
 _HOP = ("connection", "keep-alive", "transfer-encoding", "proxy-connection")
 
 
-class Faults:
+class Faults(Loopback):
     """The proxy, while it runs."""
 
     def __init__(
@@ -41,18 +41,13 @@ class Faults:
         self.upstream = urlsplit(upstream)
         self.retry_after = retry_after
         self.seconds = seconds
-        self.ended = threading.Event()
-        self.connections: set[socket.socket] = set()
         self._seed = seed
         self._rates = rates
         self._only = only
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.faults = self
-        self.url = f"http://127.0.0.1:{self._server.server_port}{self.upstream.path}"
+        super().__init__(_Handler)
+        self.url += self.upstream.path
         """In place of the upstream's."""
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
 
     def draw(self, method: str, target: str, wanted: str) -> tuple[str, random.Random]:
         """The fault of a request, "" for none. It depends on the seed and on what was asked, not on other requests."""
@@ -76,16 +71,6 @@ class Faults:
         """Notes bytes of a body."""
         with self._lock:
             self.sent += count
-
-    def close(self) -> None:
-        """Ends every connection and thread."""
-        self.ended.set()
-        self._server.shutdown()
-        self._thread.join()
-        for connection in list(self.connections):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._server.server_close()
 
 
 @contextlib.contextmanager
@@ -125,43 +110,19 @@ def faults(
         proxy.close()
 
 
-class _Server(ThreadingHTTPServer):
-    # The threads are waited for: none is left when a test ends.
-    daemon_threads = False
-    request_queue_size = 128
-    faults: Faults
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are no error."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
-
+class _Handler(Handler):
     def setup(self) -> None:
         super().setup()
-        self._faults = self.server.faults
-        self._faults.connections.add(self.connection)
+        assert isinstance(self.server.owner, Faults)
+        self._faults = self.server.owner
         at = self._faults.upstream
         self._upstream = HTTPConnection(at.hostname or "", at.port or 80)
 
     def finish(self) -> None:
-        self._faults.connections.discard(self.connection)
         self._upstream.close()
-        with contextlib.suppress(OSError):
-            super().finish()
+        super().finish()
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Tests count; they do not read logs."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("do_"):
-            return self._answer
-        raise AttributeError(name)
-
-    def _answer(self) -> None:
+    def answer(self) -> None:
         if self._faults.dead:
             return self._reset()
         kind, rng = self._faults.draw(self.command, self.path, self.headers.get("Range", "-"))

@@ -15,10 +15,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from zml.testing.servers.loopback import Handler, Loopback
 from zml.testing.servers.repos import Blob, Files, commit_of, listing
 
 _CHUNK = 1 << 20
@@ -152,57 +151,36 @@ def hub(
             server.push(name, revision, files)
         server.repos[name].private = name in private
         server.repos[name].gated = name in gated
-    with _listening(server, _HubHandler) as server.url, _listening(server, _CdnHandler) as cdn:
+    with (
+        contextlib.closing(_Host(server, _HubHandler)) as host,
+        contextlib.closing(_Host(server, _CdnHandler)) as cdn,
+    ):
+        server.url = host.url
         # Another host by name too, not only by port: what is meant for one must not be sent to the other.
-        server.cdn = cdn.replace("127.0.0.1", "localhost")
+        server.cdn = cdn.url.replace("127.0.0.1", "localhost")
         yield server
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-    hub: Hub
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of a server."""
+class _Host(Loopback):
+    def __init__(self, hub: Hub, handler: type[_Handler]) -> None:
+        self.hub = hub
+        super().__init__(handler)
 
 
-@contextlib.contextmanager
-def _listening(hub: Hub, handler: type[_Handler]) -> Iterator[str]:
-    with _Server(("127.0.0.1", 0), handler) as server:
-        server.hub = hub
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     """What both hosts share."""
 
-    server: _Server
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     host = ""
 
-    def do_GET(self) -> None:
-        self._serve()
+    @property
+    def hub(self) -> Hub:
+        """Whose host it is."""
+        assert isinstance(self.server.owner, _Host)
+        return self.server.owner.hub
 
-    def do_HEAD(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keeps quiet: `Hub.requests` has them."""
-
-    def _serve(self) -> None:
+    def answer(self) -> None:
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        refused = self.server.hub.refusal(self.host)
+        refused = self.hub.refusal(self.host)
         if refused is not None:
             self._send(refused[0], b"slow down", headers=refused[1])
             return
@@ -226,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _begin(self, status: int, *headers: Mapping[str, str]) -> None:
         asked = {name.lower(): value for name, value in self.headers.items()}
-        self.server.hub.requests.append(Request(self.host, self.command, self.path, asked, status))
+        self.hub.requests.append(Request(self.host, self.command, self.path, asked, status))
         self.send_response(status)
         for name, value in (pair for part in headers for pair in part.items()):
             self.send_header(name, value)
@@ -268,7 +246,7 @@ class _CdnHandler(_Handler):
         if "Authorization" in self.headers:
             self._send(400, b"Only one auth mechanism allowed")
             return
-        blob = self.server.hub.stored(path, query)
+        blob = self.hub.stored(path, query)
         if blob is None:
             self._send(403, b"<Error><Code>AccessDenied</Code></Error>", kind="application/xml")
             return
@@ -305,7 +283,7 @@ class _HubHandler(_Handler):
     def _in_repo(
         self, name: str, what: str, revision: str, path: str, query: Mapping[str, list[str]]
     ) -> None:
-        hub = self.server.hub
+        hub = self.hub
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in hub.tokens:
             self._error(401, "", "Invalid credentials in Authorization header")
@@ -367,7 +345,7 @@ class _HubHandler(_Handler):
     def _tree(
         self, commit: str, blobs: Mapping[str, Blob], path: str, query: Mapping[str, list[str]]
     ) -> None:
-        hub = self.server.hub
+        hub = self.hub
         recursive = query.get("recursive", ["false"])[0].lower() in ("true", "1")
         entries = listing(blobs, path.strip("/"), recursive)
         if not entries:
@@ -391,7 +369,7 @@ class _HubHandler(_Handler):
             return
         about |= {"X-Linked-Size": str(blob.size), "X-Linked-ETag": f'"{blob.etag}"'}
         if blob.sha256 is not None:
-            self._send(302, headers={**about, "Location": self.server.hub.signed(name, blob)})
+            self._send(302, headers={**about, "Location": self.hub.signed(name, blob)})
             return
         prefix, _, short = name.rpartition("datasets/")
         kind = "datasets" if prefix or name != short else "models"
