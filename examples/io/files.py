@@ -15,6 +15,7 @@ from zml.errors import UsageError, ZmlError
 from zml.units import binary_size
 from zml.vfs import Entry, Vfs
 from zml.vfs.copying import copy
+from zml.vfs.urls import unquoted
 
 _LOG = log.get("io")
 _BLOCK = 8 << 20
@@ -89,8 +90,14 @@ def cp(vfs: Vfs, values: flags.FlagValues, *urls: str) -> None:
     jobs = [
         job for source in sources for job in _jobs(vfs, users_url(source), target, into, values)
     ]
-    if not into and len(jobs) > 1 and len({path for _, path in jobs}) < len(jobs):
-        raise UsageError(f"{last}: several files cannot be copied to one; give a folder, {last}/")
+    taken: dict[Path, Entry] = {}
+    for entry, path in jobs:
+        if path in taken:
+            how = "copy them one by one" if into else f"give a folder, {last}/"
+            raise UsageError(
+                f"{path}: several files cannot be copied to one ({taken[path].url}, {entry.url}): {how}"
+            )
+        taken[path] = entry
     began, total = time.perf_counter(), 0
     for entry, path in jobs:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,12 +125,13 @@ def _jobs(
         base = target / entry.name if into else target
         if entry.is_folder:
             for file in vfs.walk(entry.url):
-                relative = file.url.removeprefix(entry.url)
+                relative = unquoted(file.url).removeprefix(unquoted(entry.url))
                 # A server's names are untrusted: none may lead out of the folder.
                 if (
                     relative.startswith("/")
                     or ".." in relative.split("/")
                     or os.sep + os.sep in relative
+                    or "\0" in relative
                 ):
                     raise ZmlError(f"{file.url}: the name leads out of the folder {entry.url}")
                 yield _checked(file, base / relative, values)

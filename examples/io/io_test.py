@@ -93,6 +93,19 @@ def test_cp_never_replaces_unasked(
     assert target.read_text() == "hello\n"
     assert "give a folder" in _fails(capsys, 2, "cp", f"{folder}/*.*", tmp_path / "new")
     assert "local paths only" in _fails(capsys, 2, "cp", folder / "a.txt", "s3://bucket/x")
+    (folder / "sub" / "a.txt").write_bytes(b"another")
+    for sources in ([f"{folder}/**/a.txt"], [folder / "a.txt", folder / "sub" / "a.txt"]):
+        said = _fails(capsys, 2, "cp", *sources, f"{tmp_path}/flat/")
+        assert f"{folder}/sub/a.txt" in said and not (tmp_path / "flat").exists()
+
+
+def test_cp_of_quoted_urls_gives_the_names_that_people_write(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "100%20 ü.txt").write_bytes(b"x")
+    _run(capsys, "cp", f"file://{folder}", f"{tmp_path}/target/")
+    found = {p.name for p in (tmp_path / "target/root").iterdir()}
+    assert found == {"a.txt", "b c.bin", "100%20 ü.txt", "sub"}
 
 
 def test_safetensors_gathers_equal_layers(
@@ -119,6 +132,18 @@ def test_safetensors_gathers_equal_layers(
         "        weight  F32[4,8]  128B",
         "25 tensors, 1.94KiB, in 1 file(s)",
     ]
+
+
+def test_safetensors_shows_every_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [
+        "l.weight.absmax", "l.weight", "net.0", "net.1", "net.3", "net.proj", "odd\x1b[2J", ".".join("x" * 2000),
+    ]  # fmt: skip
+    files.store(tmp_path, {name: np.ones(8, np.float32) for name in names})
+    _forget(capsys)
+    out = _run(capsys, "safetensors", tmp_path)
+    assert out.count("F32[8]") == len(names) - 1 and "\x1b" not in out
+    assert "  0..1  F32[8]  32B\n  3  F32[8]  32B\n  proj  F32[8]  32B\n" in out
+    assert "  weight\n" not in out and "l.weight  F32[8]  32B\n" in out
 
 
 @pytest.mark.parametrize("flags", [(), ("--shard", "--cpu_device_count=2")])

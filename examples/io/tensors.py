@@ -11,6 +11,9 @@ from zml.errors import UnsupportedError
 from zml.units import binary_size
 from zml.vfs import Vfs
 
+# Names with more parts than that are not taken apart further.
+_DEEPEST = 32
+
 
 def show(vfs: Vfs, _: flags.FlagValues, url: str) -> None:
     """The tensors by name as a tree, equal layers on one line, and the sum of their sizes."""
@@ -20,15 +23,15 @@ def show(vfs: Vfs, _: flags.FlagValues, url: str) -> None:
         root: dict[str, Any] = {}
         for name, entry in store.entries.items():
             at = root
-            *path, leaf = name.split(".")
+            *path, leaf = name.split(".", _DEEPEST)
             for part in path:
                 at = at.setdefault(part, {})
                 if not isinstance(at, dict):  # a tensor whose name is the prefix of another's
                     break
-            else:
+            if isinstance(at, dict) and leaf not in at:
                 at[leaf] = entry
-                continue
-            root[name] = entry
+            else:
+                root[name] = entry
         for line in _lines(root, ""):
             print(line)
         entries = store.entries.values()
@@ -47,9 +50,13 @@ def _lines(node: Mapping[str, Any], indent: str) -> list[str]:
         name, value = items[position]
         end = position + 1
         # A run of layers with equal tensors is one entry.
-        while name.isdigit() and end < len(items) and _same(value, items[end][1]):
+        while end < len(items) and _follows(items[end - 1][0], items[end][0]):
+            if not _same(value, items[end][1]):
+                break
             end += 1
-        label = name if end == position + 1 else f"{name}..{items[end - 1][0]}"
+        label = _printable(name)
+        if end > position + 1:
+            label += f"..{items[end - 1][0]}"
         if isinstance(value, dict):
             below = _lines(value, indent + "  ")
             times = f" x {end - position}" if end > position + 1 else ""
@@ -59,6 +66,16 @@ def _lines(node: Mapping[str, Any], indent: str) -> list[str]:
             result.append(f"{indent}{label}  {value.dtype}[{shape}]  {binary_size(_bytes(value))}")
         position = end
     return result
+
+
+def _follows(name: str, following: str) -> bool:
+    numbers = name.isdecimal() and following.isdecimal() and len(following) < 19
+    return numbers and int(following) == int(name) + 1
+
+
+def _printable(name: str) -> str:
+    """Names are a file's, which may be anybody's: a terminal is not to take orders from them."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _same(a: Any, b: Any) -> bool:

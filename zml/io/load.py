@@ -80,6 +80,7 @@ def load[M](
     """
     began = time.perf_counter()
     report = report if report is not None else LoadReport()
+    report.bytes_read, report.first_byte_seconds = 0, None
     declared, tree = jax.tree.flatten(model, is_leaf=is_leaf)
     unused = [name for name in store.check(model) if not name.endswith("rotary_emb.inv_freq")]
     if unused:

@@ -18,13 +18,25 @@ from zml.declared import Quantized, Source
 from zml.errors import ReadError
 from zml.io.dma import Block, DmaAllocator
 from zml.io.memory import PAGE, Layout, Slabs
-from zml.io.plan import STAGE, Box, Job, Memory, Piece, Planned, Target, boxes, jobs, pieces
+from zml.io.plan import (
+    STAGE,
+    Box,
+    Job,
+    Memory,
+    Piece,
+    Planned,
+    Target,
+    boxes,
+    covered,
+    jobs,
+    pieces,
+)
 from zml.io.progress import Progress
 from zml.io.quantize import Quantizing, Scratch
 from zml.io.readers import Work
 from zml.io.safetensors import Entry
 from zml.io.store import TensorStore, first_names
-from zml.io.transform import Making, plan
+from zml.io.transform import WORTH_SHARING, Making, plan
 from zml.io.verifying import Verifying
 from zml.io.writer import ArrayWriter, MemoryWriter, Transfer
 from zml.io.writers import InPlaceWriter, Writers
@@ -155,15 +167,15 @@ class Loading:
     def _plan(self, wanted: Sequence[_Wanted]) -> None:
         """Regions by file and offset: first how much memory they need, then the memory, then what is read into it."""
         found = [(w, self._planned(w)) for w in wanted if w.source.quantized is None]
-        layout = Layout[Memory]()
+        layout = Layout[_Key]()
         if self._writers.in_place:
             for w, planned in found:
                 for memory in planned.memory:
                     # What is made of others outlives them: they have slabs of their own.
-                    layout.reserve(memory, memory.region.size, memory.begin, w.making)
+                    layout.reserve(_key(w, memory), memory.region.size, memory.begin, w.making)
         slots = layout.allocate()
         items: dict[str, list[Piece | Box]] = {}
-        filled: set[Memory] = set()
+        filled: set[_Key] = set()
         for w, planned in found:
             items.setdefault(w.entry.file, []).extend(self._items(w, planned, slots, filled))
         self._plan_quantized([w for w in wanted if w.source.quantized is not None])
@@ -172,9 +184,15 @@ class Loading:
             of_file = jobs(file, items.get(url, []))
             self.files.append(file)
             self._jobs += of_file
-            ranges = [(job.begin, job.end) for job in of_file]
-            ranges += [(w.entry.begin, w.entry.end) for w in wanted if w.source.quantized]
-            self._verifying.add(file, ranges)
+            quantized = [
+                (w.entry.begin, w.entry.end)
+                for w in wanted
+                if w.source.quantized and w.entry.file == url
+            ]
+            self.needed += covered(
+                [(item.begin, item.end) for item in items.get(url, [])] + quantized
+            )
+            self._verifying.add(file, [(job.begin, job.end) for job in of_file] + quantized)
 
     def _planned(self, wanted: _Wanted) -> Planned:
         tensor = wanted.tensor
@@ -185,46 +203,47 @@ class Loading:
         self,
         wanted: _Wanted,
         planned: Planned,
-        slots: dict[Memory, tuple[np.ndarray[Any, Any], int]],
-        filled: set[Memory],
+        slots: dict[_Key, tuple[np.ndarray[Any, Any], int]],
+        filled: set[_Key],
     ) -> list[Piece | Box]:
         """What is to be read of a tensor, with the writers for it."""
         entry = planned.entry
         writers: list[MemoryWriter] = []
         new: list[tuple[MemoryWriter, Memory]] = []
         for memory in planned.memory:
-            region = memory.region
-            if memory in slots:
-                slab, at = slots[memory]
+            region, key = memory.region, _key(wanted, memory)
+            if key in slots:
+                slab, at = slots[key]
                 host = slab[at : at + region.size].view(region.dtype).reshape(region.dims)
                 writer: MemoryWriter = InPlaceWriter(region, host)
             else:
                 writer = self._writers.region(region)
             writers.append(writer)
-            if memory in filled:
+            if key in filled:
                 # Declared twice, it is there once: arrays do not change.
                 writer.filled(0, region.size)
             else:
                 new.append((writer, memory))
         if self._writers.in_place:
-            filled.update(planned.memory)
+            filled.update(_key(wanted, memory) for memory in planned.memory)
         array = ArrayWriter(wanted.tensor.shape, planned.where, writers)
 
         def finish() -> None:
             wanted.deliver(array.finish())
 
-        target = Target(wanted.source.name, finish)
+        # What is partly another's is made when all is there: nobody waits for the others' bytes.
+        is_shared = len(new) < len(writers)
+        target = Target(wanted.source.name, (lambda: None) if is_shared else finish)
         made: list[Piece | Box] = []
         if planned.is_direct:
             for writer, memory in new:
-                made += pieces(entry, planned.dims, writer, target, slots.get(memory))
+                slot = slots.get(_key(wanted, memory))
+                made += pieces(entry, planned.dims, writer, target, slot)
         elif new:
             made += boxes(entry, planned.dims, planned.repeat, [w for w, _ in new], target)
         count = sum(item.end - item.begin for item in made)
-        self.needed += min(count, entry.end - entry.begin)
         target.expect(count)
-        if not count:
-            # Empty, or declared before: then the bytes are there when all are.
+        if is_shared or not count:
             self._finishing.append(finish)
         return made
 
@@ -239,7 +258,6 @@ class Loading:
             entry = self._store.entries[name]
             file = self._store.file(entry.file)
             quantizing = Quantizing(entry, file, name, how, scratch, slabs)
-            self.needed += entry.end - entry.begin
             self._quantizing += [(quantizing, first, group) for first in quantizing.chunks()]
 
     # The reads
@@ -327,6 +345,14 @@ class _Wanted:
     deliver: Callable[[Buffer], None]
     making: Making | None = None
     """What it is only a source of."""
+
+
+type _Key = tuple[Memory, Making | None]
+
+
+def _key(wanted: _Wanted, memory: Memory) -> _Key:
+    """What memory is shared by. Small sources are read again for each making, so that none waits for another's."""
+    return memory, wanted.making if memory.region.size < WORTH_SHARING else None
 
 
 def _one_after_another(works: deque[Work], cancellation: Cancellation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,15 @@ _RUN = 64 << 10
 _GAP = 64 << 10
 """Bytes between two that are wanted which are read too, rather than to ask twice."""
 _REMOTE_GAP = 256 << 10
+
+
+def covered(ranges: Iterable[tuple[int, int]]) -> int:
+    """Bytes that are in at least one of some ranges, each a begin and an end."""
+    count = reached = 0
+    for begin, end in sorted(ranges):
+        count += max(0, end - max(begin, reached))
+        reached = max(reached, end)
+    return count
 
 
 class Target:

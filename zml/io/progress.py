@@ -66,23 +66,30 @@ class Progress:
         rate = done / seconds
         left = f"{(self._total - done) / rate:.0f}s left" if rate else "waiting"
         bar = ("=" * int(share * _WIDTH) + ">")[:_WIDTH]
-        self._out.write(
+        self._drawn = True
+        self._write(
             f"\r\x1b[KLoading weights [{bar:<{_WIDTH}}] {share:4.0%} of {binary_size(self._total)}, "
             f"{binary_size(rate)}/s, {left}"
         )
-        self._out.flush()
-        self._drawn = True
 
     def clear(self) -> None:
         """Takes the bar away again."""
-        if self._drawn and self._out is not None:
-            self._out.write("\r\x1b[K")
-            self._out.flush()
+        if self._drawn:
+            self._write("\r\x1b[K")
             self._drawn = False
+
+    def _write(self, text: str) -> None:
+        if self._out is None:
+            return
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except (OSError, ValueError):  # the terminal is gone, which is no reason to end a load
+            self._out = None
 
 
 def terminal(progress: bool | None) -> TextIO | None:
     """Where a bar is drawn: on stderr if it was asked for, or if that is a terminal and nothing was said."""
-    if progress is None:
-        progress = sys.stderr is not None and sys.stderr.isatty()
-    return sys.stderr if progress else None
+    if sys.stderr is None or sys.stderr.closed:
+        return None
+    return sys.stderr if (sys.stderr.isatty() if progress is None else progress) else None

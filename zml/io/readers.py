@@ -112,10 +112,14 @@ class Readers:
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._read, name="zml-load", daemon=True)
-        self._threads.append(thread)
         self._running += 1
+        try:
+            thread.start()
+        except BaseException:  # the system gives no more of them
+            self._running -= 1
+            raise
+        self._threads.append(thread)
         self.most = max(self.most, self._running)
-        thread.start()
 
     def _read(self) -> None:
         try:

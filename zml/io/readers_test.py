@@ -1,3 +1,4 @@
+import errno
 import threading
 import time
 from collections import deque
@@ -106,6 +107,36 @@ def test_cancelling_from_outside() -> None:
     with pytest.raises(CancelledError):
         _run([cancels, lambda _: never.append(1)], start=1, most=1, cancel=cancellation)
     assert not never
+
+
+def test_a_system_without_threads_says_so_and_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "zml-load" and started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        _run([lambda cancellation: cancellation.wait(60)] * 4, start=2, most=2)
+    assert not started[0].is_alive()
+
+
+def test_a_terminal_that_is_gone_ends_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(_Terminal):
+        def write(self, text: str) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    bar = Progress(100, LoadReport(), Gone())  # type: ignore[arg-type]
+    now[0] = 5.0
+    for _ in range(2):
+        bar.draw()
+    bar.clear()
 
 
 class _Terminal:

@@ -25,11 +25,12 @@ from zml.sharding import Sharding
 from zml.tensor import Tensor
 
 __all__ = [
-    "Compiler", "Making", "Needed", "derive", "function_identity", "plan", "sources_of", "stored_sources",
+    "WORTH_SHARING", "Compiler", "Making", "Needed", "derive", "function_identity", "plan", "sources_of",
+    "stored_sources",
 ]  # fmt: skip
 
-# Recipes that share a source are made together, so that it is read once; smaller ones than this are read again.
-_WORTH_SHARING = 1 << 20
+WORTH_SHARING = 1 << 20
+"""In bytes: recipes that share a source are made together, so that it is read once; smaller ones are read again."""
 
 
 class Making:
@@ -121,7 +122,7 @@ def plan(
     groups: list[dict[Recipe, Sequence[tuple[int, Tensor]]]] = []
     group_of: dict[Stored, dict[Recipe, Sequence[tuple[int, Tensor]]]] = {}
     for recipe, tensors in wanted.items():
-        large = [s for s in sources_once(recipe) if s.tensor.shape.byte_size >= _WORTH_SHARING]
+        large = [s for s in sources_once(recipe) if s.tensor.shape.byte_size >= WORTH_SHARING]
         joined: dict[Recipe, Sequence[tuple[int, Tensor]]] = {}
         for group in {id(group_of[s]): group_of[s] for s in large if s in group_of}.values():
             joined |= group

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+from zml.io.plan import covered
 from zml.vfs.base import Cancellation, File
 from zml.vfs.checksum import ALGORITHMS, Verifier
 
@@ -29,11 +30,8 @@ class Verifying:
             return
         algorithm = file.checksum.algorithm
         if self._verify is None:
-            read, end = 0, 0
-            for begin, stop in sorted(ranges):
-                read += max(0, stop - max(begin, end))
-                end = max(end, stop)
-            if algorithm not in _FAST or file.size - read > _SMALL or file.in_order:
+            left = file.size - covered(ranges)
+            if algorithm not in _FAST or left > _SMALL or file.in_order:
                 return
         elif algorithm not in ALGORITHMS:
             return

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zml.errors import AccessError, UnsupportedError, UsageError
+from zml.vfs.connections import Origin
 
 _TRUE = ("1", "true", "yes")
 # A signature is good for 15 minutes on either side of its time; the credentials, for 10 more when they are refreshed.
@@ -137,7 +138,14 @@ class Aws:
                     self._found = self._session.get_credentials() or False
                     self._looked = time.monotonic()
                 return self._found.get_frozen_credentials() if self._found else None
-            except (BotoCoreError, ClientError, OSError, RuntimeError) as error:
+            except (
+                BotoCoreError,
+                ClientError,
+                OSError,
+                RuntimeError,
+                ValueError,
+                KeyError,
+            ) as error:
                 raise AccessError(f"no credentials of AWS could be had: {error}") from error
 
     def _configured_endpoint(self) -> str | None:
@@ -153,6 +161,8 @@ class Aws:
                 f"the endpoint of S3 is {found!r} (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile); "
                 "expected http://host or https://host"
             )
+        if found:
+            Origin.of(found)
         return found
 
     def _s3_config(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from zml.errors import CancelledError
+from zml.errors import CancelledError, UsageError
 from zml.vfs.urls import unquoted
 
 
@@ -32,6 +32,10 @@ class Options:
     """Reads at a time of one host; None: what the medium begins with, adapted to what it gives."""
     cache: Path | None = None
     """A folder where whole files of remote schemes are kept; None: nothing is written to disk."""
+
+    def __post_init__(self) -> None:
+        if self.streams is not None and self.streams < 1:
+            raise UsageError(f"Options: {self.streams} streams; expected at least 1")
 
 
 @dataclass(frozen=True)

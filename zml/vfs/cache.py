@@ -39,7 +39,7 @@ def user_cache() -> Path:
     With it the hub's files go to, and come from, HF_HUB_CACHE, which other programs use as well.
     """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "zml"
+    return Path(base or os.path.expanduser("~/.cache")) / "zml"  # noqa: PTH111  # without a home it is "~"
 
 
 class DiskCache:
@@ -133,9 +133,9 @@ class _Fetch:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # The one that had the lock before has renamed or removed it: then this is no longer that file.
-                mine = self._part.exists() and os.path.samestat(
-                    os.fstat(descriptor), self._part.stat()
-                )
+                mine = False
+                with contextlib.suppress(FileNotFoundError):
+                    mine = os.path.samestat(os.fstat(descriptor), self._part.stat())
                 if mine and not _is_whole(self._path, self._remote):
                     return descriptor
                 if mine:

@@ -14,7 +14,7 @@ from http.client import HTTPException, HTTPResponse
 from types import TracebackType
 from urllib.parse import quote, urljoin, urlsplit
 
-from zml.errors import AccessError, NotFoundError, ReadError
+from zml.errors import AccessError, NotFoundError, ReadError, UsageError
 from zml.vfs.base import Cancellation, Options
 from zml.vfs.connections import Connection, Origin, Pool
 from zml.vfs.gate import Gate
@@ -28,6 +28,7 @@ _SECRET = ("authorization", "cookie", "proxy-authorization", "x-amz-security-tok
 # Said by servers that may well answer another time.
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529})
 _BUSY = (429, 503)
+_UNSENDABLE = re.compile(r"[\0\r\n]|[^\x00-\xff]")
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -213,7 +214,11 @@ class HttpClient:
             # Headers are decoded as latin-1, whatever they are.
             with contextlib.suppress(UnicodeError):
                 location = location.encode("latin-1").decode()
-            previous, url = url, urljoin(url, location)
+            previous = url
+            try:
+                url = urljoin(url, location)
+            except ValueError:
+                raise ReadError(f"{patience.what}: redirected to what is no URL") from None
             if url in seen:
                 raise ReadError(f"{patience.what}: its redirects go in a circle: {redacted(url)}")
             headers = _redirected(headers, previous, url, patience.what)
@@ -234,7 +239,13 @@ class HttpClient:
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, patience: Patience
     ) -> Reply:
-        target, gate = request_target(url), self.gate(url)
+        gate, target = self.gate(url), request_target(url)
+        for name, value in headers.items():
+            if _UNSENDABLE.search(value):
+                raise UsageError(
+                    f"{patience.what}: the header {name} has a line break, or a character that none may have: "
+                    "is there one in a token, a key or a password?"
+                )
         asked = time.monotonic()
         since = gate.enter(patience.cancellation, patience.left)
         patience.forgive(since - asked)
@@ -334,7 +345,11 @@ def _redirected(
     """The headers that go along to where a redirect leads."""
     if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise ReadError(f"{what}: redirected to {redacted(url)}, which is neither http nor https")
-    before, after = Origin.of(previous), Origin.of(url)
+    before = Origin.of(previous)
+    try:
+        after = Origin.of(url)
+    except UsageError as error:
+        raise ReadError(f"{what}: redirected: {error}") from None
     if before == after:
         return headers
     if before.scheme == "https" and after.scheme == "http":
@@ -351,6 +366,8 @@ def _failure(error: Exception, url: str, patience: Patience) -> Exception:
             f"{patience.what}: the certificate of {host} is not trusted: {error.verify_message}. "
             "If its authority is your own, name its file in SSL_CERT_FILE"
         )
+    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return ReadError(f"{patience.what}: {host} does not speak TLS on this port: is it http://?")
     if isinstance(error, socket.gaierror) and error.errno in (
         socket.EAI_NONAME,
         getattr(socket, "EAI_NODATA", socket.EAI_NONAME),

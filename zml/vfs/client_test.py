@@ -1,5 +1,6 @@
 import email.utils
 import os
+import re
 import socket
 import threading
 import time
@@ -8,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from zml.errors import AccessError, CancelledError, NotFoundError, ReadError
+from zml.errors import AccessError, CancelledError, NotFoundError, ReadError, UsageError
 from zml.testing.servers import Answer, Request, nginx, scripted
 from zml.vfs import Cancellation, Options
 from zml.vfs.client import HttpClient, request_target
 from zml.vfs.gate import Gate
-from zml.vfs.patience import retry_after
+from zml.vfs.patience import TryAgainError, retry_after
 from zml.vfs.urls import redacted
 
 _OPTIONS = Options(backoff=0.001, deadline=20)
@@ -314,6 +315,98 @@ def test_others_do_not_wait_beyond_their_deadline_for_a_pause(client: HttpClient
         assert len(server.requests) == 1
 
 
+def test_a_pause_that_is_too_long_wakes_all_who_wait() -> None:
+    gate, never = Gate(1), Cancellation()
+    since = gate.enter(never)
+    ended: list[str] = []
+
+    def wait() -> None:
+        try:
+            gate.enter(never, longest=5)
+        except TryAgainError as error:
+            ended.append(error.reason)
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    while gate.waiting < 5:
+        time.sleep(0.001)
+    gate.busy(since, pause=300)
+    gate.leave()
+    for thread in threads:
+        thread.join(20)
+    assert ended == ["the server said that it is asked too often"] * 5
+    assert (gate.inside, gate.waiting) == (0, 0)
+
+
+def test_who_waits_at_the_gate_comes_before_who_comes_again() -> None:
+    gate, never = Gate(1), Cancellation()
+    gate.enter(never)
+    let_in = threading.Event()
+
+    def wait() -> None:
+        gate.enter(never)
+        let_in.set()
+        gate.leave()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while not gate.waiting:
+        time.sleep(0.001)
+    gate.leave()
+    gate.enter(never)
+    assert let_in.is_set()
+    gate.leave()
+    thread.join()
+
+
+@pytest.mark.parametrize("bad", ["SECRET\n", "SECRET\r\nX-A: b", "SECRET\0", "SECRETü🙂"])
+def test_what_no_header_may_have_is_an_error_at_once_without_it(
+    client: HttpClient, bad: str
+) -> None:
+    with scripted(lambda request: Answer(b"x")) as server:
+        with pytest.raises(UsageError, match="the header Authorization has a line break") as caught:
+            _get(client, server.url, Authorization=f"Bearer {bad}")
+        assert "SECRET" not in str(caught.value) and not server.requests
+    assert client.gate(server.url).inside == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://a..b/x", "there is no host a..b"),
+        (f"http://{'x' * 70}.example/x", "there is no host xxx"),
+        ("http://my host/x", "'my host' is no name of a host"),
+        ("http://[::1/x", "http://...: is no URL"),
+        ("http://user:SECRET/@h/x", "http://...: is no URL"),
+        ("http://h:99999/", "http://...: is no URL"),
+    ],
+)
+def test_names_of_hosts_that_are_none(client: HttpClient, url: str, said: str) -> None:
+    with pytest.raises((ReadError, UsageError), match=re.escape(said)) as caught:
+        _get(client, url)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["http://[::1/x", "http://my host/x", "http://h:99999/"])
+def test_a_redirect_to_what_is_no_url(client: HttpClient, location: str) -> None:
+    answer = Answer(b"", 302, {"Location": location})
+    with (
+        scripted(lambda request: answer) as server,
+        pytest.raises(ReadError, match="redirected"),
+    ):
+        _get(client, server.url)
+
+
+def test_a_server_without_tls_is_an_error_at_once(client: HttpClient) -> None:
+    said = "does not speak TLS on this port: is it http"
+    with (
+        scripted(lambda request: Answer(b"x")) as server,
+        pytest.raises(ReadError, match=said),
+    ):
+        _get(client, f"https://127.0.0.1:{server.port}/")
+
+
 def test_what_is_asked_for_is_quoted() -> None:
     assert request_target("http://h") == "/"
     assert (
@@ -327,3 +420,6 @@ def test_secrets_in_urls_are_left_out_of_texts() -> None:
         "at https://me:pw@h/a?X-Amz-Signature=abc&x=1 then 'http://h/b' and s3://k@b/c?d"
     )
     assert said == "at https://h/a?... then 'http://h/b' and s3://b/c?d"
+    assert redacted("http://user:p@ss@host/x") == "http://host/x"
+    for path in ("it's.bin", "a b.bin"):
+        assert redacted(f"http://h/{path}?sig=SECRET") == f"http://h/{path}?..."

@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import os
 import queue
+import re
 import select
 import socket
 import ssl
@@ -24,6 +25,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from zml.errors import ReadError, UsageError
 from zml.vfs.patience import TryAgainError
 from zml.vfs.urls import redacted
+from zml.vfs.urls import scheme as scheme_of
 
 CERTIFICATE = "ZML_HTTP_CERTIFICATE"
 """The environment's name of a client certificate: the path of a PEM file, which may hold its key."""
@@ -34,6 +36,7 @@ KEY = "ZML_HTTP_KEY"
 _IDLE_SECONDS = 50.0
 _IDLE_CONNECTIONS = 64
 _PORTS = {"http": 80, "https": 443}
+_NO_HOST = re.compile(r"[\x00-\x20\x7f]")
 # Where systems keep the certificates of authorities (Debian, Fedora, RHEL, SUSE, Alpine): OpenSSL looks where those of
 # the system are that it was built for.
 _BUNDLES = (
@@ -62,8 +65,14 @@ class Origin(NamedTuple):
         try:
             parts = urlsplit(url)
             scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
-        except ValueError as error:
-            raise UsageError(f"{redacted(url)}: not a URL: {error}") from None
+        except ValueError:
+            # Neither the URL nor the error is shown: either may have a part of a password.
+            raise UsageError(
+                f"{scheme_of(url)}://...: is no URL: expected {scheme_of(url)}://[user:password@]host[:port]/path; "
+                "is there a / or # in a user or password that should be %2F or %23?"
+            ) from None
+        if scheme in _PORTS and host and _NO_HOST.search(host):
+            raise UsageError(f"{redacted(url)}: {host!r} is no name of a host")
         if scheme not in _PORTS or not host:
             raise UsageError(f"{redacted(url)}: expected http://host/... or https://host/...")
         return Origin(scheme, host, port or _PORTS[scheme])
@@ -143,7 +152,11 @@ class Connection:
         found = self._addresses(target, until)
         for index, (family, kind, protocol, _, address) in enumerate(found):
             share = (until - time.monotonic()) / (len(found) - index)
-            self._socket = socket.socket(family, kind, protocol)
+            try:
+                self._socket = socket.socket(family, kind, protocol)
+            except OSError as error:  # a system without IPv6
+                failure = error
+                continue
             try:
                 self._connect_one(self._socket, address, share)
             except OSError as error:
@@ -162,6 +175,8 @@ class Connection:
         def ask() -> None:
             try:
                 result.put(socket.getaddrinfo(*target, type=socket.SOCK_STREAM))
+            except UnicodeError as error:  # a part of the name is empty, or too long
+                result.put(socket.gaierror(socket.EAI_NONAME, str(error)))
             except OSError as error:
                 result.put(error)
 
@@ -208,8 +223,13 @@ class Connection:
                     f"the proxy {proxy.hostname} asks for a user and a password (407): "
                     "give them in HTTPS_PROXY, as http://user:password@host:port"
                 )
-            if response.status != 200:
-                raise TryAgainError(f"the proxy {proxy.hostname} answered {response.status}")
+            status = response.status
+            if 400 <= status < 500 and status not in (408, 425, 429):
+                raise ReadError(
+                    f"the proxy {proxy.hostname} refuses connections to {name} ({status})"
+                )
+            if status != 200:
+                raise TryAgainError(f"the proxy {proxy.hostname} answered {status}")
 
     def _secure(self, until: float) -> None:
         assert self._socket is not None and self._context is not None
@@ -300,8 +320,9 @@ def proxy_of(origin: Origin) -> SplitResult | None:
     except ValueError:
         usable = False
     if not usable:
+        shown = redacted(url if "://" in url else f"http://{url}")
         raise UsageError(
-            f"{origin.scheme.upper()}_PROXY={redacted(url)}: expected http://[user:password@]host:port; "
+            f"{origin.scheme.upper()}_PROXY={shown}: expected http://[user:password@]host:port; "
             "proxies that speak TLS or SOCKS themselves are not supported"
         )
     return parts

@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from zml.errors import ReadError
@@ -34,8 +34,7 @@ def copy(file: File, path: Path, cancellation: Cancellation | None = None) -> No
         with contextlib.closing(_Target(handle, path)) as target:
             target.reserve(file.size)
             _fill(file, target, stop)
-            target.finish()
-        name.replace(path)
+            target.finish(name)
     except BaseException:
         with contextlib.suppress(OSError):
             name.unlink()
@@ -61,9 +60,10 @@ class _Target:
                 count = os.pwrite(self._handle, data, offset)
                 data, offset = data[count:], offset + count
 
-    def finish(self) -> None:
+    def finish(self, name: Path) -> None:
         with self._explained():
             os.fsync(self._handle)
+            name.replace(self._path)
 
     def close(self) -> None:
         os.close(self._handle)
@@ -81,7 +81,7 @@ def _fill(file: File, target: _Target, stop: Cancellation) -> None:
     verifier = None
     if file.checksum is not None and file.checksum.algorithm in ALGORITHMS:
         verifier = Verifier(file.checksum, file.size, redacted(file.url))
-    lock = threading.Lock()
+    lock, ending = threading.Lock(), Cancellation()
 
     def work() -> None:
         buffer = memoryview(bytearray(min(file.part, file.size)))
@@ -91,19 +91,23 @@ def _fill(file: File, target: _Target, stop: Cancellation) -> None:
             if offset is None:
                 return
             part = buffer[: min(file.part, file.size - offset)]
-            file.read_into(offset, part, stop)
+            file.read_into(offset, part, ending)
             if verifier is not None:
                 verifier.add(offset, part)
             target.write(offset, part)
 
     readers = 1 if file.in_order else file.streams
-    with ThreadPoolExecutor(readers, thread_name_prefix="zml-copy") as pool:
+    with (
+        ThreadPoolExecutor(readers, thread_name_prefix="zml-copy") as pool,
+        stop.interrupting(ending.cancel),
+    ):
         working = [pool.submit(work) for _ in range(readers)]
         try:
-            for one in working:
+            # The first that fails ends the others.
+            for one in as_completed(working):
                 one.result()
         except BaseException:
-            stop.cancel()
+            ending.cancel()
             raise
     if verifier is not None:
         verifier.finish(file.read_into)

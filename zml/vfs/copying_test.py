@@ -100,6 +100,36 @@ def test_a_source_that_cannot_seek_is_read_in_order(tmp_path: Path) -> None:
     assert read == list(range(0, 9_500, 1000))
 
 
+def test_one_part_that_fails_ends_the_others(tmp_path: Path) -> None:
+    mine = Cancellation()
+    read: list[int] = []
+
+    class Failing(MemoryFile):
+        streams = 2
+
+        def read_into(
+            self, offset: int, buffer: memoryview, cancellation: Cancellation | None = None
+        ) -> None:
+            if offset == 1000:
+                raise ReadError("gone")
+            read.append(offset)
+            assert cancellation is not None
+            cancellation.wait(60 if offset else 0.2)
+
+    file = Failing("memory://x", bytes(400_000))
+    file.part = 1000
+    with pytest.raises(ReadError, match="gone"):
+        copy(file, tmp_path / "x", mine)
+    assert len(read) <= 2 and not mine.cancelled and _names(tmp_path) == []
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    with pytest.raises(ReadError, match="x: cannot be written: Is a directory"):
+        copy(_file(10), tmp_path / "x")
+    assert _names(tmp_path) == ["x"]
+
+
 def test_cancelling_ends_it(tmp_path: Path) -> None:
     cancellation, started = Cancellation(), threading.Event()
 

@@ -10,7 +10,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from zml.errors import AccessError, NotFoundError, ReadError
 from zml.vfs import direct
@@ -228,13 +228,32 @@ class LocalFileSystem(FileSystem):
         for name in names:
             try:
                 yield self.stat(child(url, name))
-            except NotFoundError:
+            except ReadError:
+                # It went, or is a link to where nothing is, or nothing that may be looked at.
                 continue
+
+    def walk(self, url: str) -> Iterator[Entry]:
+        """All files below a folder. A link to a folder that it is in is not followed."""
+        yield from self._walk(url, ())
+
+    def _walk(self, url: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+        with _failures(url):
+            found = local_path(url).stat()
+        here = found.st_dev, found.st_ino
+        if here in above:
+            return
+        for entry in self.list(url):
+            if entry.is_folder:
+                yield from self._walk(entry.url, (*above, here))
+            else:
+                yield entry
 
 
 def local_path(url: str) -> Path:
     """The path of a file:// URL, or of a path."""
-    path = unquote(url.removeprefix("file://")) if url.startswith("file://") else url
+    path = url
+    if url.startswith("file://"):
+        path = os.fsdecode(unquote_to_bytes(url.removeprefix("file://")))
     if "\0" in path:
         raise NotFoundError(f"{url!r}: a path has no NUL in it")
     return Path(path)

@@ -236,6 +236,30 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
                 vfs.open(str(tmp_path / "x") + name if "\0" in name else f"{tmp_path}/{name}")
 
 
+def test_links_that_lead_nowhere_or_back(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b").write_bytes(b"b")
+    for name, to in (("dead", "nowhere"), ("loop", "loop"), ("self", "."), ("sub/up", "..")):
+        (tmp_path / name).symlink_to(to)
+    with Vfs() as vfs:
+        listed = [entry.name for entry in vfs.list(str(tmp_path))]
+        assert listed == ["a", "self", "sub"]
+        walked = [entry.url for entry in vfs.walk(str(tmp_path))]
+    assert walked == [f"{tmp_path}/a", f"{tmp_path}/sub/b"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes there")
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff%20.bin")
+    (tmp_path / name).write_bytes(b"odd")
+    with Vfs() as vfs:
+        for url in (str(tmp_path), f"file://{tmp_path}"):
+            (entry,) = vfs.list(url)
+            with vfs.open(entry.url) as file:
+                assert file.read() == b"odd"
+
+
 def test_a_permission_that_is_missing_has_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 
 from zml.vfs.base import Cancellation
 from zml.vfs.patience import TryAgainError
@@ -21,6 +22,7 @@ class Gate:
         self._most = streams or _MOST
         self._limit = float(streams or _FIRST)
         self._inside = 0
+        self._queue: deque[object] = deque()
         self._halved = 0.0
         self._opens = 0.0
         self._changed = threading.Condition()
@@ -35,6 +37,11 @@ class Gate:
         """How many are in."""
         return self._inside
 
+    @property
+    def waiting(self) -> int:
+        """How many wait to be let in."""
+        return len(self._queue)
+
     def enter(self, cancellation: Cancellation, longest: float = math.inf) -> float:
         """Waits to be let in; when that was, for `busy`. Raises CancelledError.
 
@@ -42,26 +49,33 @@ class Gate:
         `longest` seconds.
         """
         with self._changed:
-            if self._is_open(time.monotonic()):
+            # Who waits already comes first.
+            if not self._queue and self._is_open(time.monotonic()):
                 cancellation.check()
                 self._inside += 1
                 return time.monotonic()
         with cancellation.interrupting(self._wake), self._changed:
-            while not self._is_open(now := time.monotonic()):
+            ticket = object()
+            self._queue.append(ticket)
+            try:
+                while not self._is_open(now := time.monotonic()) or self._queue[0] is not ticket:
+                    cancellation.check()
+                    pause = self._opens - now
+                    if pause > longest:
+                        raise TryAgainError("the server said that it is asked too often", pause)
+                    self._changed.wait(pause if pause > 0 else None)
                 cancellation.check()
-                pause = self._opens - now
-                if pause > longest:
-                    raise TryAgainError("the server said that it is asked too often", pause)
-                self._changed.wait(pause if pause > 0 else None)
-            cancellation.check()
-            self._inside += 1
+                self._inside += 1
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
             return now
 
     def leave(self) -> None:
         """Makes room for another."""
         with self._changed:
             self._inside -= 1
-            self._changed.notify(max(1, int(self._limit) - self._inside))
+            self._changed.notify_all()
 
     def well(self) -> None:
         """A request was served."""
@@ -80,6 +94,9 @@ class Gate:
                 self._limit = max(1.0, self._limit / 2)
                 self._halved = time.monotonic()
             self._opens = max(self._opens, time.monotonic() + pause)
+            if pause:
+                # Each of those who wait is to see whether that is too long for it.
+                self._changed.notify_all()
 
     def _is_open(self, now: float) -> bool:
         return self._inside < int(self._limit) and now >= self._opens

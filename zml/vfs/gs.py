@@ -24,7 +24,7 @@ from urllib.parse import quote, urlencode
 from zml.errors import AccessError, NotFoundError, ReadError, UnsupportedError, UsageError
 from zml.vfs.base import Checksum, Entry, File, FileSystem, Options
 from zml.vfs.client import HttpClient, Response
-from zml.vfs.google import Tokens, tokens
+from zml.vfs.google import Anonymous, Tokens, tokens
 from zml.vfs.objects import folder_of, listed
 from zml.vfs.remote import Located, RemoteFile
 
@@ -172,6 +172,11 @@ class GcsFileSystem(FileSystem):
             )
             if response.status != 401:
                 break
+            if isinstance(found, Anonymous) and not renew:
+                # A pod's metadata server may have come up since.
+                with self._lock:
+                    self._found = None
+                found = self._tokens()
         return response, found.whose
 
     def _tokens(self) -> Tokens:

@@ -160,7 +160,8 @@ class HubFileSystem(FileSystem):
         if folder is None or not folder.is_dir():
             raise self._not_cached(place)
         prefix = place.at(place.path).rstrip("/")
-        found = sorted(folder.iterdir(), key=lambda path: path.name)
+        # Of links, those whose blob is gone are left out.
+        found = sorted((p for p in folder.iterdir() if p.exists()), key=lambda path: path.name)
         return iter([_entry_of(f"{prefix}/{path.name}", path) for path in found])
 
     def walk(self, url: str) -> Iterator[Entry]:
@@ -207,9 +208,13 @@ class HubFileSystem(FileSystem):
 
     def _resolve(self, place: _Place) -> _Snapshot:
         if _COMMIT.fullmatch(place.revision):
-            return _Snapshot(place.revision, not self._offline)
-        refs = (cache.commit(place.repo, place.revision) for cache in self._caches)
-        cached = next((ref for ref in refs if ref is not None), None)
+            here = any(cache.find(place.repo, place.revision, "") for cache in self._caches)
+            if self._offline or not here:
+                return _Snapshot(place.revision, not self._offline)
+            cached: str | None = place.revision
+        else:
+            refs = (cache.commit(place.repo, place.revision) for cache in self._caches)
+            cached = next((ref for ref in refs if ref is not None), None)
         if self._offline:
             if cached is None:
                 raise self._not_cached(place)
@@ -242,8 +247,13 @@ class HubFileSystem(FileSystem):
             about = None
             if snapshot.online:
                 # A hub that does not answer any more does not take away what is here.
-                with contextlib.suppress(ReadError):
+                try:
                     about = self._about(place, snapshot)
+                except (NotFoundError, AccessError):
+                    pass
+                except ReadError as error:
+                    _LOG.warning("%s. What the cache has of %s is read", error, snapshot.commit[:8])
+                    snapshot.online = False
             size = found.stat().st_size
             if about is None or about.get("size") == size:
                 return found

@@ -57,7 +57,9 @@ class HubCache:
         if path and not is_inside(path):
             return None
         found = self.snapshot(repo, commit) / path
-        return found if found.exists() else None
+        with contextlib.suppress(OSError):  # another user's, or a name that is too long
+            return found if found.exists() else None
+        return None
 
     def remember(self, repo: Repo, revision: str, commit: str) -> None:
         """Notes which commit a revision has, for when the hub cannot be asked. Raises OSError."""

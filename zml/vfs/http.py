@@ -111,13 +111,14 @@ class HttpFileSystem(FileSystem):
 
     def headers(self, url: str) -> dict[str, str]:
         """The credentials for a URL, as headers. Raises UsageError."""
+        host = Origin.of(url).host
         parts = urlsplit(url)
         if parts.username is not None:
             return _basic(unquote(parts.username), unquote(parts.password or ""))
-        token = os.environ.get(BEARER)
+        token = os.environ.get(BEARER, "").strip()
         if token:
             return {"Authorization": f"Bearer {token}"}
-        found = self._read_netrc().authenticators(Origin.of(url).host)
+        found = self._read_netrc().authenticators(host)
         return _basic(found[0], found[2] or "") if found else {}
 
     def locate(self, url: str) -> str:
@@ -130,15 +131,23 @@ class HttpFileSystem(FileSystem):
         while True:
             try:
                 with self._client.send("GET", url, headers, b"", patience) as reply:
-                    return _found(reply, patience)
+                    found = _found(reply, patience)
+                    break
             except TryAgainError as failure:
                 patience.again(failure)
+        if found.is_folder and _name(found.url) != _name(url):
+            raise ReadError(
+                f"{patience.what}: redirected to {redacted(found.url)}, which is no file: does the server ask for a "
+                "login?"
+            )
+        return found
 
     def _read_netrc(self) -> netrc.netrc:
         with self._lock:
             if self._netrc is None:
                 named = os.environ.get("NETRC")
-                path = Path(named) if named else Path.home() / ".netrc"
+                # A user without a home has none.
+                path = Path(named or os.path.expanduser("~/.netrc"))  # noqa: PTH111
                 if not named and not path.is_file():
                     path = Path(os.devnull)
                 try:
@@ -147,6 +156,8 @@ class HttpFileSystem(FileSystem):
                     self._netrc = netrc.netrc(None if default else str(path))
                 except netrc.NetrcParseError as error:
                     raise UsageError(f"{path}: cannot be used: {error.msg}") from None
+                except UnicodeError:
+                    raise UsageError(f"{path}: cannot be used: it is not UTF-8") from None
                 except OSError as error:
                     raise UsageError(f"NETRC={path}: cannot be read: {error.strerror}") from error
             return self._netrc
@@ -195,6 +206,10 @@ def _found(reply: Reply, patience: Patience) -> _Found:
 def _is_folder(url: str) -> bool:
     parts = urlsplit(url)
     return (parts.path or "/").endswith("/") and not parts.query
+
+
+def _name(url: str) -> str:
+    return urlsplit(url).path.rstrip("/").rpartition("/")[2]
 
 
 def _as_folder(url: str) -> str:

@@ -158,6 +158,20 @@ def test_where_a_redirect_leads_is_remembered_and_asked_again(
         assert "signature" not in str(caught.value)
 
 
+def test_a_redirect_to_another_page_is_no_folder(vfs: Vfs) -> None:
+    def answer(request: Request) -> Answer:
+        if request.target in ("/m/config.json", "/m/folder"):
+            to = "/login/" if "config" in request.target else "/m/folder/"
+            return Answer(b"", 302, {"Location": to})
+        return Answer(b"<html>")
+
+    with scripted(answer) as server:
+        for ask in (vfs.open, vfs.stat):
+            with pytest.raises(ReadError, match=r"redirected to .*/login/.*ask for a login"):
+                ask(f"{server.url}/m/config.json")
+        assert vfs.stat(f"{server.url}/m/folder").is_folder
+
+
 def test_folders_that_are_not_listed(vfs: Vfs, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(_CONTENT)
     with nginx(tmp_path) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _MAGIC = re.compile(r"[*?\[]")
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s]*@")
-_QUERY = re.compile(r"(https?://[^\s?#'\"]*\?)[^\s'\"]+", re.IGNORECASE)
+# To the last "@", as URLs are taken apart.
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
+# A path may have blanks and quotes, as people write it: rather too much is left out than too little.
+_QUERY = re.compile(r"(https?://(?:(?!://)[^?#\n])*\?)[^\s'\"]+", re.IGNORECASE)
 
 
 def scheme(url: str) -> str:
@@ -50,7 +53,7 @@ def join(base: str, name: str) -> str:
 def child(folder: str, name: str) -> str:
     """The URL of what a listing calls `name`, which file URLs quote."""
     quoting = scheme(folder) == "file" and _SCHEME.match(folder)
-    return f"{folder.rstrip('/')}/{quote(name) if quoting else name}"
+    return f"{folder.rstrip('/')}/{quote(os.fsencode(name)) if quoting else name}"
 
 
 def unquoted(url: str) -> str:
@@ -107,10 +110,9 @@ def _match(
 ) -> Iterator[Entry]:
     first, rest = parts[0], parts[1:]
     if first == "**":
-        expression = re.compile(_expression(parts))
         prefix = unquoted(base.rstrip("/") + "/")
         for entry in walk(base):
-            if expression.fullmatch(unquoted(entry.url).removeprefix(prefix)):
+            if _fits(unquoted(entry.url).removeprefix(prefix).split("/"), parts):
                 yield entry
         return
     for entry in list(base):
@@ -122,19 +124,12 @@ def _match(
             yield from _match(entry.url, rest, list, walk)
 
 
-def _expression(parts: list[str]) -> str:
-    result = ""
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if part == "**":
-            result += ".*" if last else "(?:[^/]+/)*"
-        else:
-            # fnmatch's own * also matches "/", which must stay between parts.
-            piece = (
-                fnmatch.translate(part)
-                .removeprefix("(?s:")
-                .removesuffix(r")\Z")
-                .removesuffix(r")\z")
-            )
-            result += piece.replace(".*", "[^/]*") + ("" if last else "/")
-    return result
+def _fits(path: list[str], parts: list[str]) -> bool:
+    """Whether the names of a path fit the parts of a pattern, of which "**" is for any number of names."""
+    if not parts:
+        return not path
+    if parts[0] != "**":
+        return bool(path) and fnmatch.fnmatchcase(path[0], parts[0]) and _fits(path[1:], parts[1:])
+    if len(parts) == 1:
+        return True
+    return any(_fits(path[skipped:], parts[1:]) for skipped in range(len(path)))

@@ -43,6 +43,11 @@ def test_names_are_joined_to_their_folder(base: str, name: str, expected: str) -
         ("memory://a/b/[!e].txt", ["a/b/c.txt"]),
         ("memory://a/*/*.txt", ["a/b/c.txt"]),
         ("memory://a/?.json", ["a/d.json"]),
+        ("memory://a/**/e/*", ["a/b/e/f.txt"]),
+        ("memory://a/**/b?e/*", []),
+        ("memory://a/**/b[!x]e/*", []),
+        ("memory://a/**/d[.*]json", ["a/d.json"]),
+        ("memory://a/**/**/f.txt", ["a/b/e/f.txt"]),
     ],
 )
 def test_patterns_match_within_parts_and_over_them(pattern: str, expected: list[str]) -> None:

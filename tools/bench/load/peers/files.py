@@ -12,6 +12,8 @@ from tools.bench.llm.peers import process
 _BLOCK = 8 << 20
 # PAGE_REPORTING's delay, and what the reporting takes.
 _REPORT_SECONDS = 3.0
+# What less costs is not noticed.
+_MUCH = 256 << 20
 
 
 def prepare(job: dict[str, Any]) -> None:
@@ -29,7 +31,8 @@ def prepare(job: dict[str, Any]) -> None:
                 taken.madvise(mmap.MADV_HUGEPAGE)
             for offset in range(0, size, mmap.PAGESIZE):
                 taken[offset] = 1
-            time.sleep(_REPORT_SECONDS)
+            if size >= _MUCH:
+                time.sleep(_REPORT_SECONDS)
         peak = Path("/proc/self/clear_refs")
         if peak.exists():
             peak.write_text("5")  # the peak of resident memory begins anew

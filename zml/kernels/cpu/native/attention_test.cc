@@ -5,21 +5,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "zml/kernels/cpu/native/isa.h"
-#include "zml/kernels/cpu/native/parallel.h"
+#include "zml/kernels/cpu/native/threads_check.h"
 
 namespace zml::cpu {
 namespace {
@@ -36,48 +32,6 @@ unsigned seed = std::random_device()();
       if (++failures > 20) std::exit(1);                     \
     }                                                        \
   } while (false)
-
-class Threads final : public Pool {
- public:
-  explicit Threads(size_t count) {
-    for (size_t i = 0; i < count; ++i) threads_.emplace_back([this] { Work(); });
-  }
-  ~Threads() override {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      stop_ = true;
-    }
-    ready_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-  size_t threads() const override { return threads_.size(); }
-  void Schedule(std::function<void()> task) override {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      tasks_.push_back(std::move(task));
-    }
-    ready_.notify_one();
-  }
-
- private:
-  void Work() {
-    for (std::unique_lock<std::mutex> lock(mutex_);;) {
-      ready_.wait(lock, [this] { return stop_ || !tasks_.empty(); });
-      if (tasks_.empty()) return;
-      const std::function<void()> task = std::move(tasks_.front());
-      tasks_.pop_front();
-      lock.unlock();
-      task();
-      lock.lock();
-    }
-  }
-
-  std::vector<std::thread> threads_;
-  std::deque<std::function<void()>> tasks_;
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  bool stop_ = false;
-};
 
 float FromBf16(uint16_t x) {
   const uint32_t bits = uint32_t{x} << 16;

@@ -6,24 +6,20 @@
 #pragma once
 
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "zml/kernels/cpu/native/gemm.h"
 #include "zml/kernels/cpu/native/isa.h"
 #include "zml/kernels/cpu/native/linear.h"
-#include "zml/kernels/cpu/native/parallel.h"
+#include "zml/kernels/cpu/native/threads_check.h"
 
 namespace zml::cpu {
 namespace {
@@ -33,48 +29,6 @@ int failures = 0, checks = 0;
 void Fail(const std::string& what) {
   if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
 }
-
-class Threads final : public Pool {
- public:
-  explicit Threads(size_t count) {
-    for (size_t i = 0; i < count; ++i) threads_.emplace_back([this] { Run(); });
-  }
-  ~Threads() override {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      closed_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-  size_t threads() const override { return threads_.size(); }
-  void Schedule(std::function<void()> task) override {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      tasks_.push_back(std::move(task));
-    }
-    changed_.notify_one();
-  }
-
- private:
-  void Run() {
-    for (std::unique_lock<std::mutex> lock(mutex_);;) {
-      changed_.wait(lock, [this] { return closed_ || !tasks_.empty(); });
-      if (tasks_.empty()) return;
-      const std::function<void()> task = std::move(tasks_.front());
-      tasks_.pop_front();
-      lock.unlock();
-      task();
-      lock.lock();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> tasks_;
-  std::vector<std::thread> threads_;
-  bool closed_ = false;
-};
 
 std::mt19937_64 generator;
 
