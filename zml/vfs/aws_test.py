@@ -97,6 +97,15 @@ def test_a_profile_with_an_endpoint(
     assert {(asked.signed_by, asked.region) for asked in server.requests} == {(key, "eu-west-3")}
 
 
+def test_a_process_that_gives_no_credentials(
+    server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_profile(tmp_path, {}, "[profile odd]\ncredential_process = /bin/echo hello\n")
+    monkeypatch.setenv("AWS_PROFILE", "odd")
+    with Vfs(_QUICK) as vfs, pytest.raises(AccessError, match="no credentials of AWS could be had"):
+        vfs.open(_URL)
+
+
 def test_a_profile_that_is_not_there(server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "missing")
     with pytest.raises(UsageError, match=r"configuration of AWS .*profile .*missing"):

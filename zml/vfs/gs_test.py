@@ -283,6 +283,20 @@ def test_a_metadata_server_that_fails_later(server: Gcs, monkeypatch: pytest.Mon
             vfs.open(_URL)
 
 
+def test_a_metadata_server_that_comes_up_late(server: Gcs, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tokens(server, _TOKEN, iter(["one"]))
+    _machine(server, monkeypatch, {"Metadata-Flavor": "Google"})
+    tokens, up = server.answer, list[bool]()
+    server.answer = lambda asked: (
+        (503, {}, b"") if asked.target == "/" and not up else tokens(asked)
+    )
+    with Vfs(_QUICK) as vfs:
+        with pytest.raises(AccessError, match="without credentials"):
+            vfs.open(_URL)
+        up.append(True)
+        assert vfs.read(_URL) == _CONTENT
+
+
 def test_a_machine_without_an_account(server: Gcs, monkeypatch: pytest.MonkeyPatch) -> None:
     server.answer = lambda asked: (404, {}, b"") if asked.target == _TOKEN else None
     _machine(server, monkeypatch, {"Metadata-Flavor": "Google"})

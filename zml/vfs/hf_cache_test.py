@@ -1,6 +1,8 @@
 """hf:// beside huggingface_hub's cache: what is there is read from there, and Options.cache fills it."""
 
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,33 @@ def test_a_hub_out_of_reach_leaves_what_is_cached(
             vfs.open("hf://o/r/none")
         with pytest.raises(ReadError, match="Given up after"):
             vfs.open("hf://o/r@v%2F1/config.json")
+
+
+def test_a_commit_that_is_cached_asks_a_hub_out_of_reach_once(
+    server: Hub, shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshot_download("o/r", endpoint=server.url, cache_dir=shared, token=False)
+    root = f"hf://o/r@{server.commit('o/r')}"
+    with faults(server.url) as front, _vfs(front.url, deadline=0.5) as vfs:
+        front.dead = True
+        with caplog.at_level(logging.WARNING, "zml.vfs"):
+            assert _contents(vfs, root) == _REPO
+        assert len(caplog.records) == 1
+        with pytest.raises(NotFoundError, match="it is not in the cache"):
+            vfs.open(f"{root}/none")
+
+
+def test_a_cache_of_another_user_is_passed_by(
+    server: Hub, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot_download("o/r", endpoint=server.url, cache_dir=shared, token=False)
+
+    def refuse(path: Path, **_: bool) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with _vfs(server.url) as vfs:
+        assert vfs.read(_WEIGHTS_URL) == _WEIGHTS
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["of-others", "own"])

@@ -2,6 +2,7 @@ import base64
 import http.server
 import json
 import os
+import pwd
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -117,6 +118,22 @@ def test_basic_credentials(vfs: Vfs, tmp_path: Path, monkeypatch: pytest.MonkeyP
         vfs.close()
         with pytest.raises(UsageError, match=r"\.netrc: cannot be used"):
             vfs.open(url)
+        (tmp_path / "home/.netrc").write_bytes(b"machine \xff\n")
+        vfs.close()
+        with pytest.raises(UsageError, match=r"\.netrc: cannot be used: it is not UTF-8"):
+            vfs.open(url)
+
+
+def test_a_user_without_a_home(vfs: Vfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container has it that runs as another one than its image knows."""
+
+    def unknown(*_: object) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with scripted(_ranged) as server:
+        assert vfs.read(f"{server.url}/a") == _CONTENT
 
 
 def test_a_token_of_the_environment(vfs: Vfs, monkeypatch: pytest.MonkeyPatch) -> None:

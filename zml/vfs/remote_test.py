@@ -242,6 +242,13 @@ def test_streams_begin_again_where_they_must(served: Nginx, client: HttpClient) 
             file.read(0, 1)
 
 
+def test_what_was_uploaded_in_chunks_is_read_as_it_is(client: HttpClient) -> None:
+    """Some stores keep the word, of how an upload came."""
+    headers = {"Content-Encoding": "aws-chunked", "Content-Range": "bytes 5-9/600011"}
+    with scripted(lambda request: Answer(_CONTENT[5:10], 206, headers)) as server:
+        assert _file(client, server.url).read(5, 5) == _CONTENT[5:10]
+
+
 def test_a_stream_that_always_breaks_is_given_up(served: Nginx) -> None:
     client = HttpClient(Options(backoff=0.001, deadline=60))
     with faults(served.url, seed=4, truncate=1.0) as proxy:
