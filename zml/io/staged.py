@@ -94,6 +94,17 @@ class _Waiting:
             array.block_until_ready()
 
 
+@contextlib.contextmanager
+def _landing(arrays: Sequence[jax.Array]) -> Iterator[None]:
+    """Where the block fails, the transfers that it started end first: their memory may be another's afterwards."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            _Waiting(arrays).wait()
+        raise
+
+
 class Staging:
     """The host memory that gathers what comes in pieces, and the transfers that start from there.
 
@@ -230,16 +241,17 @@ class StagedWriter(MemoryWriter):
         sent: list[jax.Array] = []
         index = max(0, bisect.bisect_right(self._begins, offset) - 1)
         begin = offset
-        while begin < end:
-            part = self.parts[index]
-            stop = min(end, part.end)
-            piece = source[begin - offset : stop - offset]
-            if self._is_whole(part, piece):
-                sent += self._send(part, piece)
-            else:
-                self._gather(index, begin - part.begin, piece)
-            self._arrived(piece.size)
-            begin, index = stop, index + 1
+        with _landing(sent):
+            while begin < end:
+                part = self.parts[index]
+                stop = min(end, part.end)
+                piece = source[begin - offset : stop - offset]
+                if self._is_whole(part, piece):
+                    sent += self._send(part, piece)
+                else:
+                    self._gather(index, begin - part.begin, piece)
+                self._arrived(piece.size)
+                begin, index = stop, index + 1
         return _Waiting(sent) if sent else DONE
 
     def _is_whole(self, part: Part, piece: np.ndarray[Any, Any]) -> bool:
@@ -271,16 +283,19 @@ class StagedWriter(MemoryWriter):
     def _send(self, part: Part, piece: np.ndarray[Any, Any]) -> list[jax.Array]:
         region = self.region
         host = piece.view(region.dtype).reshape(part.dims)
-        arrays = [transfer.send(host, device, region.memory_kind) for device in region.devices]
-        with self._joining:
-            for i, (device, array) in enumerate(zip(region.devices, arrays, strict=True)):
-                if len(self.parts) > 1:
-                    whole = self._made[i]
-                    if whole is None:
-                        whole = self._staging.zeros(region, device)
-                    self._made[i] = self._staging.join(whole, array, part.at)
-                else:
-                    self._made[i] = array
+        arrays: list[jax.Array] = []
+        with _landing(arrays):
+            for device in region.devices:
+                arrays.append(transfer.send(host, device, region.memory_kind))
+            with self._joining:
+                for i, (device, array) in enumerate(zip(region.devices, arrays, strict=True)):
+                    if len(self.parts) > 1:
+                        whole = self._made[i]
+                        if whole is None:
+                            whole = self._staging.zeros(region, device)
+                        self._made[i] = self._staging.join(whole, array, part.at)
+                    else:
+                        self._made[i] = array
         return arrays
 
     def _arrays(self) -> tuple[jax.Array, ...]:

@@ -14,6 +14,7 @@ from zml.errors import ReadError, ShapeError
 from zml.io.staged import parts_of
 from zml.io.writer import MemoryWriter, Region
 from zml.io.writers import Writers
+from zml.pjrt import transfer
 from zml.platform import CpuOptions, Platform
 from zml.shape import Shape
 from zml.sharding import HIGH_BANDWIDTH, LogicalMesh
@@ -200,6 +201,31 @@ def test_more_arrays_are_begun_than_there_are_blocks() -> None:
                 each.writers[0].write(begin, array.view(np.uint8)[begin : begin + quarter])
         for each in building:
             np.testing.assert_array_equal(each.finish().numpy(), array)
+
+
+def test_memory_is_not_given_back_before_transfers_from_it_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the same bytes cannot be sent to the next device."""
+    two, shape = _platform(2), Shape({"a": 64}, "f32")
+    array, waited = _array((64,), np.float32), []
+
+    class Sent:
+        def block_until_ready(self) -> None:
+            waited.append(True)
+
+    def send(host: Any, device: Any, kind: Any) -> Any:
+        if device.id == 1:
+            raise RuntimeError("no memory")
+        return Sent()
+
+    monkeypatch.setattr(transfer, "send", send)
+    with _writers(two, True, block=64 << 10) as writers:
+        writer = writers.array("w", shape, two.where(shape)).writers[0]
+        assert len(writer.region.devices) == 2
+        with pytest.raises(RuntimeError, match="no memory"):
+            writer.write(0, _raw(array))
+    assert waited == [True]
 
 
 def test_an_array_is_joined_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
