@@ -60,7 +60,10 @@ class HttpFileSystem(FileSystem):
         """Opens a file: with one request for its first byte, which also says whether the server serves ranges."""
         found = self._find(url)
         if found.is_folder:
-            raise ReadError(f"{redacted(url)}: is a folder, expected a file")
+            why = "is a folder, expected a file"
+            if found.url.rstrip("/") != url.rstrip("/"):
+                why = f"redirected to {redacted(found.url)}, expected a file: does the server ask for a login there?"
+            raise ReadError(f"{redacted(url)}: {why}")
         if found.content is not None:
             return MemoryFile(redacted(url), found.content)
         if found.size is None:
@@ -131,16 +134,9 @@ class HttpFileSystem(FileSystem):
         while True:
             try:
                 with self._client.send("GET", url, headers, b"", patience) as reply:
-                    found = _found(reply, patience)
-                    break
+                    return _found(reply, patience)
             except TryAgainError as failure:
                 patience.again(failure)
-        if found.is_folder and _name(found.url) != _name(url):
-            raise ReadError(
-                f"{patience.what}: redirected to {redacted(found.url)}, which is no file: does the server ask for a "
-                "login?"
-            )
-        return found
 
     def _read_netrc(self) -> netrc.netrc:
         with self._lock:
@@ -206,10 +202,6 @@ def _found(reply: Reply, patience: Patience) -> _Found:
 def _is_folder(url: str) -> bool:
     parts = urlsplit(url)
     return (parts.path or "/").endswith("/") and not parts.query
-
-
-def _name(url: str) -> str:
-    return urlsplit(url).path.rstrip("/").rpartition("/")[2]
 
 
 def _as_folder(url: str) -> str:

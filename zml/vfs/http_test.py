@@ -175,18 +175,19 @@ def test_where_a_redirect_leads_is_remembered_and_asked_again(
         assert "signature" not in str(caught.value)
 
 
-def test_a_redirect_to_another_page_is_no_folder(vfs: Vfs) -> None:
+def test_a_redirect_to_another_page_is_no_file(vfs: Vfs) -> None:
     def answer(request: Request) -> Answer:
-        if request.target in ("/m/config.json", "/m/folder"):
-            to = "/login/" if "config" in request.target else "/m/folder/"
+        if request.target in ("/m/config.json", "/m/latest"):
+            to = "/login/" if "config" in request.target else "/m/v2/"
             return Answer(b"", 302, {"Location": to})
         return Answer(b"<html>")
 
     with scripted(answer) as server:
-        for ask in (vfs.open, vfs.stat):
-            with pytest.raises(ReadError, match=r"redirected to .*/login/.*ask for a login"):
-                ask(f"{server.url}/m/config.json")
-        assert vfs.stat(f"{server.url}/m/folder").is_folder
+        with pytest.raises(ReadError, match=r"redirected to .*/login/, .*ask for a login"):
+            vfs.open(f"{server.url}/m/config.json")
+        with pytest.raises(ReadError, match="is a folder, expected a file"):
+            vfs.open(f"{server.url}/m/v2/")
+        assert vfs.stat(f"{server.url}/m/latest").is_folder
 
 
 def test_folders_that_are_not_listed(vfs: Vfs, tmp_path: Path) -> None:
